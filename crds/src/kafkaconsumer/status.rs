@@ -1,0 +1,165 @@
+//! `status`: what a person asks, and what the planner must remember over a restart.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::kafka::GroupProtocol;
+
+/// What is observed of a consumer, and the last decision about it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct KafkaConsumerStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// Pods that exist now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
+
+    /// Pods that have joined the group and are ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready_replicas: Option<i32>,
+
+    /// Pods that were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub desired_replicas: Option<i32>,
+
+    /// The label selector of the pods, as a string: for the scale subresource.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+
+    /// Partitions of all topics together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<i32>,
+
+    /// Records that are not done yet. Absent while it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag: Option<i64>,
+
+    /// Seconds since the first record that is not done arrived. Absent while it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub behind_seconds: Option<f64>,
+
+    /// Records a second that arrive, mean of the last minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arrival_rate: Option<f64>,
+
+    /// Records a second that are handled, mean of the last minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handled_rate: Option<f64>,
+
+    /// Records a second that one pod can handle at its knobs, as measured. Absent before the first measurement.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capacity_per_pod: Option<f64>,
+
+    /// The batch size asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<i32>,
+
+    /// The concurrency asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<i32>,
+
+    /// The revision of the knobs asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tuning_revision: Option<i64>,
+
+    /// The consumer group, pinned when it was first seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group_id: Option<String>,
+
+    /// The group protocol, resolved once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<GroupProtocol>,
+
+    /// The Kafka cluster's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+
+    /// The consumer image in use, pinned when this object was created unless the spec names one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+
+    /// The last decision and its numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision: Option<DecisionStatus>,
+
+    /// What the planner remembers over a restart of the operator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<PlannerMemory>,
+
+    /// The group's offsets while no pod runs, to be restored if the broker expires them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parked: Option<ParkedOffsets>,
+
+    /// Ready, KafkaReachable, ScalingActive, ScalingLimited, GroupConflict.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// The last decision on pods and knobs: what, why, and from which numbers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DecisionStatus {
+    /// Why, one word of a fixed list.
+    pub reason: String,
+    /// Why, in one sentence with its numbers.
+    pub message: String,
+    /// When pods or knobs were last changed, or the reason last became another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<Time>,
+    /// Pods decided on (with `DryRun`: the pods that would be asked for).
+    pub replicas: i32,
+    /// Records a second that must be handled: arrivals, and the backlog within `drainWithin`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub demand: Option<f64>,
+    /// Records a second that one pod can handle, as the decision took it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<f64>,
+    /// The backlog in records.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<i64>,
+}
+
+/// What the planner remembers over a restart of the operator. Its fields are the planner's own.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PlannerMemory {
+    /// Records a second that one slot handles.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slot_rate: Option<f64>,
+    /// The revision of the knobs at which `slotRate` was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slot_rate_revision: Option<i64>,
+    /// Seconds from asking for a pod to its being ready, as learnt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_seconds: Option<f64>,
+    /// When the number of pods was last changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_scale: Option<Time>,
+}
+
+/// A group's offsets, kept while no pod runs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ParkedOffsets {
+    /// The Kafka cluster's id: on another cluster these offsets mean nothing.
+    pub cluster_id: String,
+    /// The offsets of each topic.
+    pub topics: Vec<ParkedTopic>,
+}
+
+/// A topic's offsets, kept while no pod runs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ParkedTopic {
+    /// The topic.
+    pub name: String,
+    /// Its id: a topic that was deleted and created again has another, and begins anew.
+    pub id: String,
+    /// The committed offset of partition 0, 1, 2 …; -1 where none was committed.
+    pub offsets: Vec<i64>,
+}

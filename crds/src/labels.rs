@@ -1,0 +1,47 @@
+//! Names of labels, annotations, field managers, ports and paths: each defined once.
+
+/// Label of everything that the operator makes.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Value of [`MANAGED_BY`].
+pub const MANAGED_BY_VALUE: &str = "sluice";
+/// Label with the kind of application.
+pub const NAME: &str = "app.kubernetes.io/name";
+/// Value of [`NAME`].
+pub const NAME_VALUE: &str = "kafka-consumer";
+/// Label with the KafkaConsumer's name. Together with [`NAME`] it selects a consumer's pods.
+pub const INSTANCE: &str = "app.kubernetes.io/instance";
+
+/// Annotation on a KafkaConsumer: `"true"` stops the operator from writing to its children.
+pub const PAUSED: &str = "sluice.dev/paused";
+/// Annotation on a KafkaConsumer: `"true"` lets it take over a group that other members still use.
+pub const TAKE_OVER: &str = "sluice.dev/take-over-group";
+/// Annotation on the pod template: hash of the meaning of the static configuration; a change rolls the pods.
+pub const CONFIG_HASH: &str = "sluice.dev/config-hash";
+/// Annotation on pods: the revision of the knobs, written so that the kubelet syncs the file at once.
+pub const TUNING_REVISION: &str = "sluice.dev/tuning-revision";
+/// Annotation on the ConfigMap `NAME-tuning`: its revision.
+pub const REVISION: &str = "sluice.dev/revision";
+
+/// Field manager of children.
+pub const FIELD_MANAGER: &str = "sluice.dev/operator";
+/// Field manager of the Deployment's replicas.
+pub const FIELD_MANAGER_SCALER: &str = "sluice.dev/scaler";
+/// Field manager of a KafkaConsumer's status.
+pub const FIELD_MANAGER_STATUS: &str = "sluice.dev/status";
+
+/// The container of a consumer pod.
+pub const CONTAINER: &str = "consumer";
+/// The port of `/livez`, `/readyz` and `/metrics` in consumer pods.
+pub const HEALTH_PORT: u16 = 8080;
+/// Where the static configuration is mounted in consumer pods.
+pub const CONFIG_DIR: &str = "/etc/sluice/config";
+/// Where the tuning file is mounted in consumer pods.
+pub const TUNING_DIR: &str = "/etc/sluice/tuning";
+/// Environment variable with the folder of the static configuration.
+pub const ENV_CONFIG_DIR: &str = "SLUICE_CONFIG_DIR";
+/// Environment variable with the folder of the tuning file.
+pub const ENV_TUNING_DIR: &str = "SLUICE_TUNING_DIR";
+/// Environment variable with the pod's name.
+pub const ENV_POD_NAME: &str = "SLUICE_POD_NAME";
+/// Environment variable with the log filter (`tracing` syntax; default `info`).
+pub const ENV_LOG: &str = "SLUICE_LOG";
