@@ -73,7 +73,9 @@ pub enum Error {
     #[error("the configuration cannot be read: {0}")]
     Syntax(#[from] serde_yaml::Error),
     /// The file is of a format that this build does not know.
-    #[error("the configuration has format version {found}, this build reads up to {VERSION}: use a newer consumer image")]
+    #[error(
+        "the configuration has format version {found}, this build reads up to {VERSION}: use a newer consumer image"
+    )]
     Version {
         /// The version that the file names.
         found: u32,

@@ -118,8 +118,8 @@ pub enum Error {
     /// The metadata is not JSON of this shape: another client committed it.
     #[error("the commit's metadata is no progress report: {0}")]
     Syntax(#[from] serde_json::Error),
-    /// The metadata is JSON, but carries no version.
-    #[error("the commit's metadata is no progress report: it has no version")]
+    /// The metadata is no JSON object, or one without a version.
+    #[error("the commit's metadata is no progress report: it is no object with a version")]
     NotOurs,
     /// The report is longer than a commit may carry.
     #[error("the progress report has {0} bytes, a commit carries at most {MAX_BYTES}")]
@@ -141,6 +141,10 @@ impl ProgressReport {
     /// # Errors
     /// When the metadata is not a report: the offset then came from another client (or from the operator itself).
     pub fn from_metadata(text: &str) -> Result<Self, Error> {
+        // serde also reads a struct from a JSON array; that is not ours.
+        if !text.starts_with('{') {
+            return Err(Error::NotOurs);
+        }
         let report: Self = serde_json::from_str(text)?;
         if report.version == 0 { Err(Error::NotOurs) } else { Ok(report) }
     }

@@ -118,8 +118,7 @@ pub const SECRET_PREFIXES: &[&str] = &["sasl.", "ssl.", "https."];
 
 fn properties_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     let list = |names: &[&str]| names.iter().map(|n| format!("'{n}'")).collect::<Vec<_>>().join(", ");
-    let prefixes =
-        SECRET_PREFIXES.iter().map(|p| format!("!k.startsWith('{p}')")).collect::<Vec<_>>().join(" && ");
+    let prefixes = SECRET_PREFIXES.iter().map(|p| format!("!k.startsWith('{p}')")).collect::<Vec<_>>().join(" && ");
     schemars::json_schema!({
         "type": "object",
         "maxProperties": 64,

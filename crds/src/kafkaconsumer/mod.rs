@@ -22,7 +22,7 @@ pub use self::{
     kafka::Kafka,
     pod::Pod,
     scaling::Scaling,
-    schema::crd,
+    schema::{crd, crd_yaml},
     status::KafkaConsumerStatus,
     tuning::TuningSpec,
 };
