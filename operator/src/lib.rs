@@ -1,1 +1,38 @@
-//! Placeholder.
+//! The operator: the only place that talks to the API server and reads Kafka.
+//!
+//! A pass over one `KafkaConsumer` is [`reconcile`]: observe → validate → plan → build → apply → report, one file a step.
+//! Around it: [`watch`] (what triggers passes, and the stores that they read), [`controller`] (order, timeouts, backoff),
+//! [`run`] (start, health, stop). What is decided lives in `sluice-planner`, what Kafka says in [`kafka`]; what users
+//! and pods see as types in `sluice-crds`.
+//!
+//! # Arguments (each also by environment)
+//!
+//! | argument | environment | default |
+//! | --- | --- | --- |
+//! | `--watch-namespaces a,b` | `SLUICE_WATCH_NAMESPACES` | all namespaces |
+//! | `--consumer-image IMAGE` | `SLUICE_CONSUMER_IMAGE` | none: then each `spec.pod.image` is required |
+//! | `--listen ADDR` | `SLUICE_LISTEN` | `0.0.0.0:8080` (`/livez`, `/readyz`, `/metrics`) |
+//! | `--concurrency N` | `SLUICE_CONCURRENCY` | 16 passes at once |
+//! | `--log FILTER` | `SLUICE_LOG` | `info` (`tracing` syntax) |
+//! | `--log-format text\|json` | `SLUICE_LOG_FORMAT` | `text` |
+//! | — | `POD_NAME`, `POD_NAMESPACE` | downward API: names the source of events |
+//!
+//! # Permissions (a Role in each watched namespace, or a ClusterRole)
+//!
+//! | group | resource | verbs | why |
+//! | --- | --- | --- | --- |
+//! | `sluice.dev` | `kafkaconsumers` | get, list, watch | what users ask for; `get` to read one again before its children are made |
+//! | `sluice.dev` | `kafkaconsumers/status` | patch | what users read back (server-side apply) |
+//! | `sluice.dev` | `kafkaconsumers/finalizers` | update | owner references with `blockOwnerDeletion`, where the admission plugin OwnerReferencesPermissionEnforcement is on |
+//! | `apps` | `deployments` | get, list, watch, create, patch | the consumer's pods; server-side apply needs create and patch, `get` looks whether a name is taken before it is used |
+//! | (core) | `configmaps` | get, list, watch, create, patch | static configuration and tuning file; as above |
+//! | (core) | `pods` | list, watch, patch | what stands in their way; `patch` annotates them, so that the kubelet syncs the tuning file at once |
+//! | `events.k8s.io` | `events` | create | events on transitions |
+//!
+//! Nothing is deleted (the garbage collector follows the owner references), no Secret is read, nothing cluster-scoped is
+//! touched. At the start the operator asks discovery for `sluice.dev`, which every account may. It needs no leader
+//! election lease: one replica, strategy `Recreate`.
+
+pub mod args;
+pub mod backoff;
+pub mod health;

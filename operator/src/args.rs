@@ -1,0 +1,82 @@
+//! The command line, each argument also by environment.
+
+use std::net::SocketAddr;
+
+use clap::{Parser, ValueEnum};
+
+/// Keeps Kafka consumers exactly as large as their backlog needs.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "sluice-operator", version)]
+pub struct Args {
+    /// Namespaces to watch, separated by commas; none means all.
+    #[arg(long, env = "SLUICE_WATCH_NAMESPACES", value_delimiter = ',', default_value = "", hide_default_value = true)]
+    pub watch_namespaces: Vec<String>,
+
+    /// The stock consumer's image, for KafkaConsumers that name none; pinned in each when it is created.
+    #[arg(long, env = "SLUICE_CONSUMER_IMAGE")]
+    pub consumer_image: Option<String>,
+
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, env = "SLUICE_LISTEN", default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
+
+    /// How many consumers are reconciled at once, in each watched namespace (or in all of them together).
+    #[arg(long, env = "SLUICE_CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub concurrency: u16,
+
+    /// What is logged, in the syntax of tracing-subscriber: `info`, `sluice_operator=debug,info` …
+    #[arg(long, env = "SLUICE_LOG", default_value = "info")]
+    pub log: String,
+
+    /// How it is logged.
+    #[arg(long, env = "SLUICE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// The operator's pod: the source that events name.
+    #[arg(long, env = "POD_NAME")]
+    pub pod_name: Option<String>,
+
+    /// The operator's namespace.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub pod_namespace: Option<String>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Args {
+    /// The scopes to watch: each a namespace, or one `None` for all.
+    pub fn scopes(&self) -> Vec<Option<String>> {
+        let mut names: Vec<_> =
+            self.watch_namespaces.iter().map(|n| n.trim().to_owned()).filter(|n| !n.is_empty()).collect();
+        names.sort();
+        names.dedup();
+        if names.is_empty() { vec![None] } else { names.into_iter().map(Some).collect() }
+    }
+
+    /// The stock consumer's image, unless it is empty (as charts write what is not set).
+    pub fn image(&self) -> Option<&str> {
+        self.consumer_image.as_deref().map(str::trim).filter(|image| !image.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_come_as_a_list_and_none_means_all() {
+        let scopes = |list: &str| {
+            let args = Args::try_parse_from(["sluice-operator", "--watch-namespaces", list]).unwrap();
+            args.scopes()
+        };
+        assert_eq!(scopes(""), vec![None]);
+        assert_eq!(scopes("b,a, a,"), vec![Some("a".into()), Some("b".into())]);
+    }
+}

@@ -1,0 +1,155 @@
+//! `/livez`, `/readyz` and `/metrics`.
+//!
+//! Liveness is about this process alone: a missing definition, an API server or a Kafka that is away are no reason to
+//! restart, since a restart would not bring them back. Readiness says in its body what is still waited for.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use tokio::{net::TcpListener, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+/// The controller's loop ticks every second; a loop that stood for this long is stuck.
+const STUCK: Duration = Duration::from_secs(60);
+
+/// What is still waited for, and when the controller last showed life.
+#[derive(Debug)]
+pub struct Health {
+    start: Instant,
+    beat: AtomicU64,
+    pending: Mutex<BTreeSet<String>>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { start: Instant::now(), beat: AtomicU64::new(0), pending: Mutex::new(BTreeSet::new()) }
+    }
+}
+
+impl Health {
+    /// Notes that something is waited for; `/readyz` is 503 until [`Health::done`].
+    pub fn wait_for(&self, what: &str) {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(what.to_owned());
+    }
+
+    /// Notes that it has come.
+    pub fn done(&self, what: &str) {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(what);
+    }
+
+    /// What is waited for.
+    pub fn pending(&self) -> Vec<String> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// Called by the controller's loop.
+    pub fn tick(&self) {
+        self.beat.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Whether the controller's loop turns.
+    pub fn alive(&self) -> bool {
+        let last = Duration::from_millis(self.beat.load(Ordering::Relaxed));
+        self.start.elapsed().saturating_sub(last) < STUCK
+    }
+}
+
+/// What the handlers share: the health, and a way to write all metrics down.
+#[derive(Clone)]
+struct Served {
+    health: Arc<Health>,
+    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+/// The routes.
+pub fn router(health: Arc<Health>, metrics: Arc<dyn Fn() -> String + Send + Sync>) -> Router {
+    Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(render))
+        .with_state(Served { health, metrics })
+}
+
+/// Serves the routes until `stop`.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub async fn serve(listen: SocketAddr, router: Router, stop: CancellationToken) -> std::io::Result<()> {
+    let listener = TcpListener::bind(listen).await?;
+    tracing::info!(address = %listener.local_addr()?, "serving /livez, /readyz and /metrics");
+    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+async fn livez(State(served): State<Served>) -> impl IntoResponse {
+    if served.health.alive() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::INTERNAL_SERVER_ERROR, "the controller's loop stands still\n")
+    }
+}
+
+async fn readyz(State(served): State<Served>) -> impl IntoResponse {
+    let pending = served.health.pending();
+    let code = if pending.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(serde_json::json!({ "ready": pending.is_empty(), "pending": pending })))
+}
+
+async fn render(State(served): State<Served>) -> impl IntoResponse {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], (served.metrics)())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, http::Request};
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn ask(health: &Arc<Health>, path: &str) -> (StatusCode, String) {
+        let router = router(Arc::clone(health), Arc::new(|| "# EOF\n".to_owned()));
+        let answer = router.oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+        let status = answer.status();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    #[tokio::test]
+    async fn readiness_says_what_is_waited_for() {
+        let health = Arc::new(Health::default());
+        health.wait_for("the definition of kafkaconsumers.sluice.dev");
+        let (status, body) = ask(&health, "/readyz").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(body.contains("kafkaconsumers.sluice.dev"), "{body}");
+        // Waiting is no reason to be restarted.
+        assert_eq!(ask(&health, "/livez").await.0, StatusCode::OK);
+        health.done("the definition of kafkaconsumers.sluice.dev");
+        assert_eq!(ask(&health, "/readyz").await.0, StatusCode::OK);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_stands_still_is_restarted() {
+        let health = Arc::new(Health::default());
+        tokio::time::advance(Duration::from_secs(59)).await;
+        assert!(health.alive());
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(ask(&health, "/livez").await.0, StatusCode::INTERNAL_SERVER_ERROR);
+        health.tick();
+        assert!(health.alive());
+    }
+}
