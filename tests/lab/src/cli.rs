@@ -1,0 +1,83 @@
+//! The command line of `cargo lab`: one subcommand a thing to do; those that are large have a file of their own.
+
+use std::os::unix::process::CommandExt;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::{Lab, folders::Folders, progress::Progress};
+
+/// The test lab: a real Kubernetes and a real Kafka on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "cargo lab", disable_version_flag = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Bring the lab up: about 15 minutes the first time (everything is built), under a minute afterwards.
+    Up {
+        /// Install Sluice too, with its charts.
+        #[arg(long)]
+        install: bool,
+    },
+    /// Take the lab down and leave nothing behind.
+    Down,
+    /// What of the lab runs.
+    Status,
+    /// A shell inside the lab, with kubectl and helm.
+    Shell,
+    /// kubectl, inside the lab.
+    #[command(disable_help_flag = true)]
+    Kubectl {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// helm: inside the lab if it is up, and without one for what needs no cluster (`lint`, `template`).
+    #[command(disable_help_flag = true)]
+    Helm {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+/// Does what was asked.
+pub fn run(arguments: Arguments) -> Result<()> {
+    let mut progress = Progress::default();
+    match arguments.command {
+        Verb::Up { install } => {
+            let lab = Lab::up(&mut progress)?;
+            if install {
+                progress.step("installing Sluice");
+                lab.install_sluice(&[])?;
+            }
+            println!(
+                "The lab is up. Look around with `cargo lab shell` or `cargo lab kubectl get pods -A`; end it with `cargo lab down`."
+            );
+            Ok(())
+        }
+        Verb::Down => Lab::take_down(&mut progress),
+        Verb::Status => {
+            let running = Lab::status()?;
+            if running.is_empty() {
+                println!("The lab is down. `cargo lab up` brings it up.");
+            }
+            for (name, pid) in running {
+                println!("{name:<24} {pid}");
+            }
+            Ok(())
+        }
+        Verb::Shell => Err(Lab::attach()?.shell().exec().into()),
+        Verb::Kubectl { arguments } => Err(Lab::attach()?.kubectl_command().args(arguments).exec().into()),
+        Verb::Helm { arguments } => {
+            let mut command = if let Ok(lab) = Lab::attach() {
+                lab.helm()
+            } else {
+                std::process::Command::new(crate::build::helm(&Folders::from_env()?, &mut progress)?)
+            };
+            Err(command.args(arguments).exec().into())
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Where the lab keeps things: what is built once (a cache outside the checkout) and what one lab needs while it is up.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+
+/// The folders of one lab, by its name.
+#[derive(Clone, Debug)]
+pub struct Folders {
+    name: String,
+    cache: PathBuf,
+    data: PathBuf,
+}
+
+impl Folders {
+    /// Those of the lab that `SLUICE_LAB_NAME` names (default `sluice`).
+    ///
+    /// What is built is kept in `SLUICE_LAB_CACHE` (default: `sluice-lab` in the user's cache folder).
+    pub fn from_env() -> Result<Self> {
+        let name = env::var("SLUICE_LAB_NAME").unwrap_or_else(|_| "sluice".to_owned());
+        let cache = match (env::var_os("SLUICE_LAB_CACHE"), env::var_os("XDG_CACHE_HOME"), env::var_os("HOME")) {
+            (Some(own), _, _) => PathBuf::from(own),
+            (None, Some(cache), _) => PathBuf::from(cache).join("sluice-lab"),
+            (None, None, Some(home)) => PathBuf::from(home).join(".cache/sluice-lab"),
+            (None, None, None) => PathBuf::from("/var/cache/sluice-lab"),
+        };
+        let data = Path::new("/var/lib/sluice-lab").join(&name);
+        Ok(Self { name, cache, data })
+    }
+
+    /// The lab's name: of its namespace, its cgroups, its folders.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What is built once.
+    pub fn cache(&self) -> &Path {
+        &self.cache
+    }
+
+    /// A binary that the lab built.
+    pub fn binary(&self, name: &str) -> PathBuf {
+        self.cache.join("bin").join(name)
+    }
+
+    /// Control plane and node in one.
+    pub fn cluster_binary(&self) -> PathBuf {
+        self.binary("sluice-cluster")
+    }
+
+    /// kubectl: the same binary by another name.
+    pub fn kubectl(&self) -> PathBuf {
+        self.binary("kubectl")
+    }
+
+    /// What this lab needs while it is up; removed when it goes down.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Certificates and keys.
+    pub fn pki(&self) -> PathBuf {
+        self.data.join("pki")
+    }
+
+    /// The kubeconfig of the lab's administrator.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.data.join("kubeconfig")
+    }
+
+    /// containerd's socket.
+    pub fn containerd_socket(&self) -> PathBuf {
+        self.data.join("containerd.sock")
+    }
+
+    /// The containers' output: `NAMESPACE_POD_UID/CONTAINER/N.log`.
+    pub fn pod_logs(&self) -> PathBuf {
+        self.data.join("pod-logs")
+    }
+
+    /// The checkout that this lab was built from.
+    pub fn checkout() -> Result<PathBuf> {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().context("the checkout is gone")
+    }
+}

@@ -1,0 +1,206 @@
+//! The lab's processes: started in its network namespace, remembered by id and start time, ended by id.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{Read, Seek, SeekFrom},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde::{Deserialize, Serialize};
+
+/// A process by its id and the time at which it started (clock ticks since boot): an id alone may be another's by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pid: i32,
+    started: u64,
+}
+
+impl Identity {
+    /// The process that has this id now.
+    pub fn of(pid: i32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name stands in parentheses and may hold anything: fields count from the last one.
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        if fields.first() == Some(&"Z") {
+            return None;
+        }
+        Some(Self { pid, started: fields.get(19)?.parse().ok()? })
+    }
+
+    /// Whether it still runs.
+    pub fn is_alive(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+
+    /// Its id.
+    pub fn pid(self) -> i32 {
+        self.pid
+    }
+
+    /// Sends a signal, if it still runs.
+    pub fn signal(self, signal: Signal) {
+        if self.is_alive() {
+            // It may end between the look and the signal; then there is nobody left to end.
+            let _ = kill(Pid::from_raw(self.pid), signal);
+        }
+    }
+
+    /// Ends it: politely, and after `patience` by force.
+    pub fn end(self, patience: Duration) {
+        self.signal(Signal::SIGCONT);
+        self.signal(Signal::SIGTERM);
+        if !self.wait_gone(patience) {
+            self.signal(Signal::SIGKILL);
+            self.wait_gone(Duration::from_secs(5));
+        }
+    }
+
+    /// Waits until it is gone; says whether it is.
+    pub fn wait_gone(self, limit: Duration) -> bool {
+        let start = Instant::now();
+        while self.is_alive() {
+            if start.elapsed() > limit {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        true
+    }
+}
+
+/// What is written down of a process.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Entry {
+    name: String,
+    #[serde(flatten)]
+    identity: Identity,
+}
+
+/// The processes of one lab, written down in its folder so that another `lab` command can find and end them.
+#[derive(Debug)]
+pub struct Processes {
+    file: PathBuf,
+    logs: PathBuf,
+    namespace: PathBuf,
+    /// Our own children, which must be waited for or they stay as zombies.
+    children: Mutex<Vec<Child>>,
+}
+
+impl Processes {
+    /// The processes that are written down in this folder.
+    pub fn open(folder: &Path, namespace: PathBuf) -> Result<Self> {
+        let logs = folder.join("logs");
+        fs::create_dir_all(&logs)?;
+        Ok(Self { file: folder.join("processes.json"), logs, namespace, children: Mutex::default() })
+    }
+
+    fn entries(&self) -> Vec<Entry> {
+        fs::read(&self.file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    }
+
+    fn write(&self, entries: &[Entry]) -> Result<()> {
+        let next = self.file.with_extension("next");
+        fs::write(&next, serde_json::to_vec_pretty(entries)?)?;
+        fs::rename(&next, &self.file)?;
+        Ok(())
+    }
+
+    /// The log of a process.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.logs.join(format!("{name}.log"))
+    }
+
+    /// Starts a process in the lab's network namespace; its output goes to its log.
+    pub fn start(&self, name: &str, program: &Path, configure: impl FnOnce(&mut Command)) -> Result<Identity> {
+        let log = OpenOptions::new().create(true).append(true).open(self.log(name))?;
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.namespace.display())).arg("--").arg(program);
+        configure(&mut command);
+        // A group of its own: Ctrl-C in the terminal is for the lab, which then ends its parts in order.
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+        let child = command.spawn().with_context(|| format!("{name} could not be started ({})", program.display()))?;
+        let pid = i32::try_from(child.id())?;
+        let identity =
+            Identity::of(pid).with_context(|| format!("{name} ended at once; see {}", self.log(name).display()))?;
+        self.children.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(child);
+        let mut entries = self.entries();
+        entries.retain(|e| e.name != name);
+        entries.push(Entry { name: name.to_owned(), identity });
+        self.write(&entries)?;
+        Ok(identity)
+    }
+
+    /// The process of this name, if it runs.
+    pub fn find(&self, name: &str) -> Option<Identity> {
+        self.reap();
+        self.entries().into_iter().find(|e| e.name == name).map(|e| e.identity).filter(|i| i.is_alive())
+    }
+
+    /// All that run, in the order of their start.
+    pub fn running(&self) -> Vec<(String, Identity)> {
+        self.reap();
+        self.entries().into_iter().filter(|e| e.identity.is_alive()).map(|e| (e.name, e.identity)).collect()
+    }
+
+    /// Collects those of our children that ended.
+    fn reap(&self) {
+        let mut children = self.children.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+    }
+
+    /// Ends the process of this name.
+    pub fn end(&self, name: &str, patience: Duration) {
+        if let Some(identity) = self.find(name) {
+            identity.end(patience);
+        }
+        self.reap();
+    }
+
+    /// Ends all, last started first.
+    pub fn end_all(&self) {
+        for (name, _) in self.running().into_iter().rev() {
+            self.end(&name, Duration::from_secs(8));
+        }
+    }
+
+    /// Waits until `ready` says so; fails early when the process ends, with the end of its log.
+    pub fn wait_ready(&self, name: &str, limit: Duration, mut ready: impl FnMut() -> bool) -> Result<()> {
+        let start = Instant::now();
+        while !ready() {
+            if self.find(name).is_none() {
+                bail!("{name} ended; the end of its log ({}):\n{}", self.log(name).display(), self.tail(name));
+            }
+            if start.elapsed() > limit {
+                bail!(
+                    "{name} was not ready within {limit:?}; the end of its log ({}):\n{}",
+                    self.log(name).display(),
+                    self.tail(name)
+                );
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// The last lines of a log.
+    pub fn tail(&self, name: &str) -> String {
+        let read = || -> std::io::Result<String> {
+            let mut file = File::open(self.log(name))?;
+            let length = file.metadata()?.len();
+            file.seek(SeekFrom::Start(length.saturating_sub(4_000)))?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        read().unwrap_or_default()
+    }
+}
