@@ -4,9 +4,10 @@ use std::{io::IsTerminal, path::PathBuf, time::Duration};
 
 use anyhow::ensure;
 use clap::Args;
-use tokio::{signal, time};
+use tokio::{runtime::Runtime, signal, time};
 
 use super::{Load, LoadHandle, Schedule, Skew};
+use crate::Lab;
 
 /// Produces records at planned rates; each carries its number and its time.
 #[derive(Args, Debug)]
@@ -40,10 +41,20 @@ pub struct LoadArgs {
     pub json: bool,
 }
 
-/// Runs the command; `bootstrap_servers` are the lab's, for when the arguments name none.
-pub async fn run(args: LoadArgs, bootstrap_servers: String) -> anyhow::Result<()> {
-    let mut load =
-        Load::new(args.bootstrap_servers.unwrap_or(bootstrap_servers), args.topic, args.schedule).size(args.size);
+/// Runs the command, inside the lab unless the arguments name brokers.
+pub fn run(mut args: LoadArgs) -> anyhow::Result<()> {
+    let brokers = if let Some(brokers) = args.bootstrap_servers.take() {
+        brokers
+    } else {
+        let lab = Lab::attach()?;
+        lab.enter()?;
+        lab.bootstrap_servers()
+    };
+    Runtime::new()?.block_on(load(args, brokers))
+}
+
+async fn load(args: LoadArgs, brokers: String) -> anyhow::Result<()> {
+    let mut load = Load::new(brokers, args.topic, args.schedule).size(args.size);
     if let Some(partitions) = args.partitions {
         load = load.partitions(partitions);
     }

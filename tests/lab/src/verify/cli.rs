@@ -4,10 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::ensure;
 use clap::{Args, ValueEnum};
-use tokio::{signal, time::sleep};
+use tokio::{runtime::Runtime, signal, time::sleep};
 
 use super::{Collector, Lane, TopicReader, compare};
-use crate::load::Manifest;
+use crate::{Lab, load::Manifest};
 
 /// Compares what the pods handled with what was produced: lost, duplicated, out of order, delays.
 ///
@@ -54,10 +54,21 @@ pub enum Order {
     Partition,
 }
 
-/// Runs the command; address and folder are the lab's, for when the arguments name none.
-pub async fn run(args: VerifyArgs, bootstrap_servers: String, pod_logs: PathBuf) -> anyhow::Result<()> {
-    let bootstrap_servers = args.bootstrap_servers.unwrap_or(bootstrap_servers);
-    let collector = Collector::follow_files(args.pod_logs.unwrap_or(pod_logs), args.namespace.as_deref())?;
+/// Runs the command, inside the lab unless the arguments name brokers and logs of their own.
+pub fn run(mut args: VerifyArgs) -> anyhow::Result<()> {
+    let (brokers, logs) = match (args.bootstrap_servers.take(), args.pod_logs.take()) {
+        (Some(brokers), Some(logs)) => (brokers, logs),
+        (brokers, logs) => {
+            let lab = Lab::attach()?;
+            lab.enter()?;
+            (brokers.unwrap_or_else(|| lab.bootstrap_servers()), logs.unwrap_or_else(|| lab.pod_logs_dir()))
+        }
+    };
+    Runtime::new()?.block_on(verify(args, brokers, logs))
+}
+
+async fn verify(args: VerifyArgs, brokers: String, logs: PathBuf) -> anyhow::Result<()> {
+    let collector = Collector::follow_files(logs, args.namespace.as_deref())?;
     let manifest = match &args.manifest {
         None => None,
         Some(path) => {
@@ -71,7 +82,7 @@ pub async fn run(args: VerifyArgs, bootstrap_servers: String, pod_logs: PathBuf)
         }
     };
     let topic = args.topic.or_else(|| manifest.as_ref().map(|m| m.topic.clone())).unwrap_or_default();
-    let mut reader = TopicReader::new(bootstrap_servers, topic.clone());
+    let mut reader = TopicReader::new(brokers, topic.clone());
     if let Some(manifest) = &manifest {
         reader = reader.runs([manifest.run.clone()]);
     }
