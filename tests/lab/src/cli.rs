@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{Lab, folders::Folders, progress::Progress};
+use crate::{Lab, folders::Folders, load, progress::Progress, record, verify};
 
 /// The test lab: a real Kubernetes and a real Kafka on this machine.
 #[derive(Debug, Parser)]
@@ -41,6 +41,12 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Produce records at planned rates.
+    Load(load::cli::LoadArgs),
+    /// Compare what was handled with what was produced.
+    Verify(verify::cli::VerifyArgs),
+    /// Write one CSV line a second of what a KafkaConsumer does.
+    Record(record::cli::RecordArgs),
 }
 
 /// Does what was asked.
@@ -79,5 +85,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
             };
             Err(command.args(arguments).exec().into())
         }
+        Verb::Load(arguments) => load::cli::run(arguments),
+        Verb::Verify(arguments) => verify::cli::run(arguments),
+        Verb::Record(arguments) => record::cli::run(arguments),
     }
 }
