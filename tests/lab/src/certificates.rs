@@ -10,7 +10,7 @@ use rcgen::{
 
 use crate::netns;
 
-/// Writes `ca.crt`, `apiserver.{crt,key}`, `admin.{crt,key}` and `service-accounts.key` into the folder.
+/// Writes `ca.crt`, `apiserver.{crt,key}`, `admin.{crt,key}` and `service-accounts.{key,pub}` into the folder.
 pub fn write(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)?;
     let mut authority = CertificateParams::new(Vec::new())?;
@@ -40,7 +40,9 @@ pub fn write(folder: &Path) -> Result<()> {
     admin.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     issue(folder, "admin", admin, &authority)?;
 
-    fs::write(folder.join("service-accounts.key"), KeyPair::generate()?.serialize_pem())?;
+    let accounts = KeyPair::generate()?;
+    fs::write(folder.join("service-accounts.key"), accounts.serialize_pem())?;
+    fs::write(folder.join("service-accounts.pub"), accounts.public_key_pem())?;
     Ok(())
 }
 

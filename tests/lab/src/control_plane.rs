@@ -77,7 +77,7 @@ pub fn start_api_server(folders: &Folders, processes: &Processes) -> Result<()> 
             .args(["--client-ca-file", &file("ca.crt")])
             .args(["--tls-cert-file", &file("apiserver.crt"), "--tls-private-key-file", &file("apiserver.key")])
             .args(["--service-account-issuer", "https://kubernetes.default.svc"])
-            .args(["--service-account-key-file", &file("service-accounts.key")])
+            .args(["--service-account-key-file", &file("service-accounts.pub")])
             .args(["--service-account-signing-key-file", &file("service-accounts.key")])
             .args(["--kubelet-client-certificate", &file("admin.crt"), "--kubelet-client-key", &file("admin.key")])
             .args(["--kubelet-preferred-address-types", "InternalIP"])

@@ -2,18 +2,18 @@
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::{
     build::{self, Binaries},
-    control_plane,
+    cgroups, control_plane,
     folders::Folders,
     images::Image,
     kafka::Kafka,
     netns, node, prerequisites,
     processes::{Identity, Processes},
     progress::Progress,
-    run,
+    remnants, run,
 };
 
 /// The operator's image in the lab.
@@ -40,12 +40,12 @@ impl Lab {
         prerequisites::ensure(progress)?;
         let folders = Folders::from_env()?;
         build::parts(&folders, progress)?;
-        let binaries = Binaries::build(progress)?;
-        let lab = Self::open(folders)?;
+        let lab = Self::open(folders);
         if !lab.is_up() {
-            lab.clear()?;
+            remnants::remove(&lab.folders)?;
             lab.start(progress)?;
         }
+        let binaries = Binaries::build(progress)?;
         lab.load_images(&binaries, progress)?;
         progress.step("the lab is up");
         Ok(lab)
@@ -53,7 +53,7 @@ impl Lab {
 
     /// The lab that is up.
     pub fn attach() -> Result<Self> {
-        let lab = Self::open(Folders::from_env()?)?;
+        let lab = Self::open(Folders::from_env()?);
         if !lab.is_up() {
             bail!("the lab {} is not up: run `cargo lab up`", lab.folders.name());
         }
@@ -62,22 +62,21 @@ impl Lab {
 
     /// Takes the lab down, whatever of it is up, and leaves nothing behind.
     pub fn take_down(progress: &mut Progress) -> Result<()> {
-        let lab = Self::open(Folders::from_env()?)?;
+        let lab = Self::open(Folders::from_env()?);
         progress.step("taking the lab down");
-        lab.clear()
+        remnants::remove(&lab.folders)
     }
 
-    fn open(folders: Folders) -> Result<Self> {
-        fs::create_dir_all(folders.data())
-            .with_context(|| format!("{} could not be made", folders.data().display()))?;
-        let processes = Processes::open(folders.data(), netns::path(folders.name()))?;
-        Ok(Self { folders, processes })
+    fn open(folders: Folders) -> Self {
+        let processes = Processes::open(folders.data(), folders.name());
+        Self { folders, processes }
     }
 
     fn is_up(&self) -> bool {
-        ["etcd", "kube-apiserver", "kubelet", "containerd", "kafka"]
-            .iter()
-            .all(|name| self.processes.find(name).is_some())
+        self.folders.complete().exists()
+            && ["etcd", "kube-apiserver", "kubelet", "containerd", "kafka"]
+                .iter()
+                .all(|name| self.processes.find(name).is_some())
     }
 
     fn start(&self, progress: &mut Progress) -> Result<()> {
@@ -91,7 +90,7 @@ impl Lab {
         control_plane::start_etcd(folders, processes)?;
         control_plane::start_api_server(folders, processes)?;
         node::prepare(folders)?;
-        node::create_cgroups(folders)?;
+        cgroups::create(folders.name())?;
         node::start_containerd(folders, processes)?;
         Image::new(node::PAUSE_IMAGE, &folders.binary("pause")).import(folders)?;
         control_plane::wait_api_server(folders, processes)?;
@@ -99,7 +98,9 @@ impl Lab {
         progress.step("starting the node");
         node::start(folders, processes)?;
         control_plane::start_dns(folders, processes)?;
-        self.kafka().wait()
+        self.kafka().wait()?;
+        fs::write(folders.complete(), "")?;
+        Ok(())
     }
 
     fn load_images(&self, binaries: &Binaries, progress: &mut Progress) -> Result<()> {
@@ -114,58 +115,9 @@ impl Lab {
         Ok(())
     }
 
-    /// Ends and removes all that belongs to a lab of this name, also what one left that was killed.
-    fn clear(&self) -> Result<()> {
-        if self.is_up() {
-            // In order while kubelet still listens: containers end, their mounts and addresses are given back.
-            let _ = run::ok(control_plane::kubectl_command(&self.folders).args([
-                "delete",
-                "pods",
-                "--all",
-                "--all-namespaces",
-                "--grace-period=1",
-                "--wait=true",
-                "--timeout=20s",
-            ]));
-        }
-        self.processes.end_all();
-        for pid in node::processes_in_cgroups(&self.folders) {
-            if let Some(process) = Identity::of(pid) {
-                process.end(Duration::ZERO);
-            }
-        }
-        self.end_shims();
-        node::unmount(&self.folders);
-        node::remove_cgroups(&self.folders)?;
-        netns::remove(self.folders.name())?;
-        if self.folders.data().exists() {
-            fs::remove_dir_all(self.folders.data())
-                .with_context(|| format!("{} could not be removed", self.folders.data().display()))?;
-        }
-        fs::create_dir_all(self.folders.data().join("logs"))?;
-        Ok(())
-    }
-
-    /// Ends containerd's shims: they outlive it, and name its socket in their command line.
-    fn end_shims(&self) {
-        let socket = self.folders.containerd_socket().display().to_string();
-        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
-            let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let command = String::from_utf8_lossy(&command);
-            if command.contains("containerd-shim") && command.contains(&socket) {
-                if let Some(process) = Identity::of(pid) {
-                    process.end(Duration::from_secs(1));
-                }
-            }
-        }
-    }
-
     /// Takes this lab down and leaves nothing behind.
     pub fn down(self) -> Result<()> {
-        self.clear()?;
-        fs::remove_dir_all(self.folders.data())?;
-        Ok(())
+        remnants::remove(&self.folders)
     }
 
     /// Moves this process into the lab's network namespace, where the API server is 127.0.0.1 and pods are reachable.
@@ -237,7 +189,7 @@ impl Lab {
 
     /// Processes of a pod's containers, by the pod's uid; the pause container's is not among them.
     pub fn processes_of_pod(&self, uid: &str) -> Vec<Identity> {
-        node::processes_in_cgroups(&self.folders)
+        cgroups::processes(self.folders.name())
             .into_iter()
             .filter(|pid| fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|c| c.contains(uid)))
             .filter(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() != "pause"))
@@ -306,7 +258,7 @@ impl Lab {
 
     /// What runs, for a person who asks.
     pub fn status() -> Result<Vec<(String, i32)>> {
-        let lab = Self::open(Folders::from_env()?)?;
+        let lab = Self::open(Folders::from_env()?);
         Ok(lab.processes.running().into_iter().map(|(name, process)| (name, process.pid())).collect())
     }
 }
