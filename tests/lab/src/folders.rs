@@ -76,6 +76,16 @@ impl Folders {
         self.data.join("containerd.sock")
     }
 
+    /// What containerd keeps while it runs: bundles, mounts, network namespaces of pods.
+    pub fn containerd_state(&self) -> PathBuf {
+        self.data.join("containerd-state")
+    }
+
+    /// Written when the lab is whole: one that was killed on its way up has none.
+    pub fn complete(&self) -> PathBuf {
+        self.data.join("complete")
+    }
+
     /// The containers' output: `NAMESPACE_POD_UID/CONTAINER/N.log`.
     pub fn pod_logs(&self) -> PathBuf {
         self.data.join("pod-logs")

@@ -4,6 +4,7 @@
 
 pub mod build;
 pub mod certificates;
+pub mod cgroups;
 pub mod cli;
 pub mod control_plane;
 pub mod folders;
@@ -18,6 +19,7 @@ pub mod prerequisites;
 pub mod processes;
 pub mod progress;
 pub mod record;
+pub mod remnants;
 pub mod run;
 pub mod verify;
 

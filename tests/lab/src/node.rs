@@ -1,16 +1,11 @@
 //! The node: containerd, kubelet and kube-proxy, in cgroups of the lab's own.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{fs, path::Path, process::Command, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::{
-    control_plane,
+    cgroups, control_plane,
     folders::Folders,
     netns::{self, ADDRESS, PODS},
     processes::Processes,
@@ -18,7 +13,6 @@ use crate::{
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
-const CGROUPS: &str = "/sys/fs/cgroup";
 /// The image that holds a pod's namespaces.
 pub const PAUSE_IMAGE: &str = "sluice.dev/pause:1";
 
@@ -34,7 +28,7 @@ pub fn prepare(folders: &Folders) -> Result<()> {
         format!(
             r#"version = 2
 root = "{d}/containerd"
-state = "{d}/containerd-state"
+state = "{state}"
 disabled_plugins = ["io.containerd.internal.v1.opt"]
 [grpc]
   address = "{socket}"
@@ -42,6 +36,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
   sandbox_image = "{PAUSE_IMAGE}"
   restrict_oom_score_adj = true
   disable_apparmor = true
+  netns_mounts_under_state_dir = true
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "{d}/cni"
@@ -52,17 +47,19 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
       runtime_type = "io.containerd.runc.v2"
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
         SystemdCgroup = false
+        Root = "{state}/runc"
 "#,
+            state = folders.containerd_state().display(),
             socket = folders.containerd_socket().display()
         ),
     )?;
     fs::write(
         data.join("cni/10-lab.conflist"),
         format!(
-            r#"{{"cniVersion":"0.4.0","name":"lab","plugins":[
+            r#"{{"cniVersion":"0.4.0","name":"{name}","plugins":[
 {{"type":"bridge","bridge":"dev0","isGateway":true,"hairpinMode":true,
- "ipam":{{"type":"host-local","dataDir":"{d}/ipam","ranges":[[{{"subnet":"{PODS}","rangeStart":"10.244.0.10"}}]],"routes":[{{"dst":"0.0.0.0/0"}}]}}}},
-{{"type":"portmap","capabilities":{{"portMappings":true}}}}]}}"#
+ "ipam":{{"type":"host-local","dataDir":"{d}/ipam","ranges":[[{{"subnet":"{PODS}","rangeStart":"10.244.0.10"}}]],"routes":[{{"dst":"0.0.0.0/0"}}]}}}}]}}"#,
+            name = folders.name()
         ),
     )?;
     fs::write(
@@ -75,7 +72,7 @@ address: 0.0.0.0
 authentication: {{anonymous: {{enabled: false}}, webhook: {{enabled: true}}, x509: {{clientCAFile: "{d}/pki/ca.crt"}}}}
 authorization: {{mode: Webhook}}
 cgroupDriver: cgroupfs
-cgroupRoot: /{name}
+cgroupRoot: {cgroups}
 enforceNodeAllocatable: []
 failSwapOn: false
 localStorageCapacityIsolation: false
@@ -91,7 +88,7 @@ imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 registerNode: true
 "#,
-            name = folders.name(),
+            cgroups = cgroups::path(folders.name()),
             socket = folders.containerd_socket().display(),
             logs = folders.pod_logs().display(),
         ),
@@ -111,65 +108,6 @@ conntrack: {{maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeo
         ),
     )?;
     Ok(())
-}
-
-/// Makes the cgroups that all pods stand in. Two kubelets that share a root would end each other's pods.
-pub fn create_cgroups(folders: &Folders) -> Result<()> {
-    for controller in cgroup_controllers()? {
-        let own = controller.join(folders.name());
-        fs::create_dir_all(&own)?;
-        for file in ["cpuset.cpus", "cpuset.mems"] {
-            let from = controller.join(file);
-            if from.exists() {
-                fs::write(own.join(file), fs::read(from)?)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Removes the lab's cgroups, innermost first.
-pub fn remove_cgroups(folders: &Folders) -> Result<()> {
-    for controller in cgroup_controllers()? {
-        remove_tree(&controller.join(folders.name()));
-    }
-    Ok(())
-}
-
-fn remove_tree(folder: &Path) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.path().is_dir() {
-            remove_tree(&entry.path());
-        }
-    }
-    // Fails while a process is still in it; the next start tries again.
-    let _ = fs::remove_dir(folder);
-}
-
-/// Processes that are left in the lab's cgroups: containers whose shim is gone.
-pub fn processes_in_cgroups(folders: &Folders) -> Vec<i32> {
-    fn collect(folder: &Path, found: &mut Vec<i32>) {
-        if let Ok(text) = fs::read_to_string(folder.join("cgroup.procs")) {
-            found.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()));
-        }
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            if entry.path().is_dir() {
-                collect(&entry.path(), found);
-            }
-        }
-    }
-    let mut found = Vec::new();
-    for controller in cgroup_controllers().unwrap_or_default() {
-        collect(&controller.join(folders.name()), &mut found);
-    }
-    found.sort_unstable();
-    found.dedup();
-    found
-}
-
-fn cgroup_controllers() -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(CGROUPS).context("there are no cgroups")?;
-    Ok(entries.flatten().map(|e| e.path()).filter(|p| p.is_dir() && !p.is_symlink()).collect())
 }
 
 /// Starts containerd and waits for it.
@@ -218,16 +156,4 @@ pub fn start(folders: &Folders, processes: &Processes) -> Result<()> {
         )
         .is_ok_and(|status| status == "True")
     })
-}
-
-/// Unmounts what kubelet and containerd mounted below the lab's folder.
-pub fn unmount(folders: &Folders) {
-    let prefix = folders.data().display().to_string();
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let mut points: Vec<&str> =
-        mounts.lines().filter_map(|l| l.split(' ').nth(1)).filter(|p| p.starts_with(&prefix)).collect();
-    points.sort_unstable_by_key(|p| std::cmp::Reverse(p.len()));
-    for point in points {
-        let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
-    }
 }

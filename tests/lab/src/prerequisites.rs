@@ -26,8 +26,6 @@ const NEEDS: &[Need] = &[
         present: || Path::new("/usr/lib/cni/bridge").exists(),
     },
     Need { what: "nft", package: "nftables", present: || on_path("nft") },
-    Need { what: "conntrack", package: "conntrack", present: || on_path("conntrack") },
-    Need { what: "iptables (for the portmap plugin)", package: "iptables", present: || on_path("iptables") },
     Need { what: "ip", package: "iproute2", present: || on_path("ip") },
     Need { what: "nsenter, mount", package: "util-linux", present: || on_path("nsenter") },
     Need { what: "strip", package: "binutils", present: || on_path("strip") },

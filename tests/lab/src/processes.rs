@@ -3,7 +3,6 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{Read, Seek, SeekFrom},
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Mutex,
@@ -16,6 +15,8 @@ use nix::{
     unistd::Pid,
 };
 use serde::{Deserialize, Serialize};
+
+use crate::netns;
 
 /// A process by its id and the time at which it started (clock ticks since boot): an id alone may be another's by now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +78,25 @@ impl Identity {
     }
 }
 
+/// The variable by which a process of a lab is known, whatever became of the lab that started it: its value is the lab's
+/// name. containerd hands it to its shims; containers do not get it.
+const MARK: &str = "SLUICE_LAB_PART_OF";
+
+/// The processes that carry the mark of this lab.
+pub fn marked(lab: &str) -> Vec<Identity> {
+    let mark = format!("{MARK}={lab}");
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| {
+            // Unreadable: the kernel's own, or gone by now.
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+        })
+        .filter_map(Identity::of)
+        .collect()
+}
+
 /// What is written down of a process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Entry {
@@ -90,17 +110,16 @@ struct Entry {
 pub struct Processes {
     file: PathBuf,
     logs: PathBuf,
-    namespace: PathBuf,
+    lab: String,
     /// Our own children, which must be waited for or they stay as zombies.
     children: Mutex<Vec<Child>>,
 }
 
 impl Processes {
-    /// The processes that are written down in this folder.
-    pub fn open(folder: &Path, namespace: PathBuf) -> Result<Self> {
-        let logs = folder.join("logs");
-        fs::create_dir_all(&logs)?;
-        Ok(Self { file: folder.join("processes.json"), logs, namespace, children: Mutex::default() })
+    /// The processes of this lab, which are written down in its folder.
+    pub fn open(folder: &Path, lab: &str) -> Self {
+        let file = folder.join("processes.json");
+        Self { file, logs: folder.join("logs"), lab: lab.to_owned(), children: Mutex::default() }
     }
 
     fn entries(&self) -> Vec<Entry> {
@@ -121,17 +140,20 @@ impl Processes {
 
     /// Starts a process in the lab's network namespace; its output goes to its log.
     pub fn start(&self, name: &str, program: &Path, configure: impl FnOnce(&mut Command)) -> Result<Identity> {
+        fs::create_dir_all(&self.logs)?;
         let log = OpenOptions::new().create(true).append(true).open(self.log(name))?;
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.namespace.display())).arg("--").arg(program);
+        // A session of its own: Ctrl-C and the end of the terminal are for the command, not for the lab that it started.
+        let mut command = Command::new("setsid");
+        command.arg("nsenter").arg(format!("--net={}", netns::path(&self.lab).display())).arg("--").arg(program);
         configure(&mut command);
-        // A group of its own: Ctrl-C in the terminal is for the lab, which then ends its parts in order.
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).env(MARK, &self.lab);
+        // Held until the entry is written: parts are started side by side.
+        let mut children = self.children.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let child = command.spawn().with_context(|| format!("{name} could not be started ({})", program.display()))?;
         let pid = i32::try_from(child.id())?;
         let identity =
             Identity::of(pid).with_context(|| format!("{name} ended at once; see {}", self.log(name).display()))?;
-        self.children.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(child);
+        children.push(child);
         let mut entries = self.entries();
         entries.retain(|e| e.name != name);
         entries.push(Entry { name: name.to_owned(), identity });
@@ -163,13 +185,6 @@ impl Processes {
             identity.end(patience);
         }
         self.reap();
-    }
-
-    /// Ends all, last started first.
-    pub fn end_all(&self) {
-        for (name, _) in self.running().into_iter().rev() {
-            self.end(&name, Duration::from_secs(8));
-        }
     }
 
     /// Waits until `ready` says so; fails early when the process ends, with the end of its log.
