@@ -1,4 +1,4 @@
-//! Writes the CustomResourceDefinition and the chart's copy of it, or tells whether they are fresh.
+//! Writes the CustomResourceDefinition, the chart's copy of it and its reference, or tells whether they are fresh.
 
 use std::{fs, path::Path, process::ExitCode};
 
@@ -6,6 +6,7 @@ use sluice_crds::kafkaconsumer;
 
 const PLAIN: &str = "crds/kafkaconsumers.sluice.dev.yaml";
 const CHART: &str = "charts/sluice-crds/templates/kafkaconsumers.sluice.dev.yaml";
+const REFERENCE: &str = "docs/kafkaconsumer.md";
 
 fn main() -> ExitCode {
     let check = match std::env::args().nth(1).as_deref() {
@@ -30,7 +31,11 @@ fn main() -> ExitCode {
 fn run(check: bool) -> Result<bool, Box<dyn std::error::Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut fresh = true;
-    for (path, text) in [(PLAIN, kafkaconsumer::crd_yaml(false)?), (CHART, kafkaconsumer::crd_yaml(true)?)] {
+    for (path, text) in [
+        (PLAIN, kafkaconsumer::crd_yaml(false)?),
+        (CHART, kafkaconsumer::crd_yaml(true)?),
+        (REFERENCE, kafkaconsumer::reference_md()),
+    ] {
         let file = root.join(path);
         if check {
             if fs::read_to_string(&file).unwrap_or_default() != text {

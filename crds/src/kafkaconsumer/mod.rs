@@ -8,6 +8,7 @@ pub mod delivery;
 pub mod handler;
 pub mod kafka;
 pub mod pod;
+mod reference;
 pub mod scaling;
 mod schema;
 pub mod status;
@@ -21,6 +22,7 @@ pub use self::{
     handler::Handler,
     kafka::Kafka,
     pod::Pod,
+    reference::reference_md,
     scaling::Scaling,
     schema::{crd, crd_yaml},
     status::KafkaConsumerStatus,

@@ -9,7 +9,7 @@ use super::KafkaConsumer;
 
 /// Fields of `spec.pod` whose types are Kubernetes' own: their descriptions alone would make the definition larger than a
 /// client-side `kubectl apply` takes (262,144 bytes of annotation), and `kubectl explain pod.spec` has them all.
-const KUBERNETES_TYPES: &[&str] = &[
+pub(super) const KUBERNETES_TYPES: &[&str] = &[
     "affinity",
     "containerSecurityContext",
     "env",
