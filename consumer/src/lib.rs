@@ -3,10 +3,18 @@
 //! Here live the [`Handler`] contract, the engine that fetches, orders, retries and commits, the stock handlers and the
 //! health server. Here lives no decision about scale: the operator makes it and writes the knobs into a file.
 
+mod consumer;
+mod engine;
 mod handler;
 pub mod handlers;
 pub mod health;
+mod logging;
 mod status;
 
+pub use consumer::{Consumer, Error, Running};
+#[doc(hidden)]
+pub use engine::ClientOverrides;
+pub use engine::Error as EngineError;
 pub use handler::{Batch, Handler, Header, IdempotencyKey, Outcome, Outcomes, Record};
+pub use logging::init_logging;
 pub use status::{Counter, DEAD_AFTER, EngineStatus, Gauge, HANGS_AFTER, HEARTBEAT_TIMEOUT};
