@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{folders::Folders, progress::Progress, run};
+use crate::{folders::Folders, prerequisites, progress::Progress, run};
 
 /// The Kubernetes release, as `kubectl version` shows it.
 const KUBERNETES: &str = "v1.34.4";
@@ -70,7 +70,8 @@ fn go(folders: &Folders, sources: &Path, program: &Program, progress: &mut Progr
             .args(["build", "-mod=readonly", "-ldflags", &version, "-o"])
             .arg(&next)
             .arg(program.package)
-            .env("CGO_ENABLED", "0"),
+            .env("CGO_ENABLED", "0")
+            .envs(prerequisites::go_toolchain().map(|toolchain| ("GOTOOLCHAIN", toolchain))),
     )?;
     fs::rename(next, &target)?;
     fs::write(mark, inputs)?;

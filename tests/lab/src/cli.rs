@@ -1,6 +1,6 @@
 //! The command line of `cargo lab`: one subcommand a thing to do; those that are large have a file of their own.
 
-use std::os::unix::process::CommandExt;
+use std::{os::unix::process::CommandExt, path::PathBuf};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -41,6 +41,21 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// One of Kafka's own tools, inside the lab: `cargo lab kafka topics --list`.
+    #[command(disable_help_flag = true)]
+    Kafka {
+        /// Such as topics, groups, offsets, configs, produce, consume.
+        tool: String,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Load an image that is made of one binary and what it links.
+    Image {
+        /// The image's name, such as `sluice.dev/custom:dev`.
+        name: String,
+        /// The binary, which is also the entry point.
+        binary: PathBuf,
+    },
     /// Produce records at planned rates.
     Load(load::cli::LoadArgs),
     /// Compare what was handled with what was produced.
@@ -77,6 +92,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
         }
         Verb::Shell => Err(Lab::attach()?.shell().exec().into()),
         Verb::Kubectl { arguments } => Err(Lab::attach()?.kubectl_command().args(arguments).exec().into()),
+        Verb::Kafka { tool, arguments } => {
+            Err(Lab::attach()?.kafka().tool_command(&tool)?.args(arguments).exec().into())
+        }
+        Verb::Image { name, binary } => Lab::attach()?.load_image(&name, &binary),
         Verb::Helm { arguments } => {
             let mut command = if let Ok(lab) = Lab::attach() {
                 lab.helm()

@@ -1,6 +1,6 @@
 //! etcd, API server, controller manager, scheduler and DNS: a cluster's control plane as plain processes.
 
-use std::{fs, path::Path, process::Stdio, time::Duration};
+use std::{fs, time::Duration};
 
 use anyhow::{Context, Result};
 
@@ -60,7 +60,7 @@ pub fn start_etcd(folders: &Folders, processes: &Processes) -> Result<()> {
             .arg("--data-dir")
             .arg(folders.data().join("etcd"));
     })?;
-    processes.wait_ready("etcd", LIMIT, || listens_inside(folders, "127.0.0.1", 2379))
+    processes.wait_ready("etcd", LIMIT, || netns::listens(folders.name(), "127.0.0.1", 2379))
 }
 
 /// Starts the API server; [`wait_api_server`] waits for it.
@@ -167,22 +167,4 @@ pub fn apply(folders: &Folders, objects: &str) -> Result<()> {
     fs::write(&file, objects)?;
     run::ok(kubectl_command(folders).args(["apply", "--server-side", "--force-conflicts", "-f"]).arg(&file))
         .context("the lab's own objects could not be applied")
-}
-
-/// Whether something listens on this port inside the namespace.
-pub fn listens_inside(folders: &Folders, host: &str, port: u16) -> bool {
-    netns::inside(folders.name(), "bash")
-        .args(["-c", &format!("exec 3<>/dev/tcp/{host}/{port}")])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
-}
-
-/// Where kubectl is linked to, so that shells find it by its name.
-pub fn link_kubectl(binary: &Path, link: &Path) -> Result<()> {
-    if !link.exists() {
-        std::os::unix::fs::symlink(binary, link)?;
-    }
-    Ok(())
 }

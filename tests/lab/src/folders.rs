@@ -61,6 +61,11 @@ impl Folders {
         &self.data
     }
 
+    /// Scripts for the lab's shell.
+    pub fn scripts(&self) -> PathBuf {
+        self.data.join("bin")
+    }
+
     /// Certificates and keys.
     pub fn pki(&self) -> PathBuf {
         self.data.join("pki")

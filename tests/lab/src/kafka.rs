@@ -1,15 +1,42 @@
 //! The lab's Kafka: one broker that is also its controller, with the settings that users have.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use nix::sys::signal::Signal;
+use rdkafka::{
+    ClientConfig,
+    consumer::{BaseConsumer, Consumer},
+};
 
-use crate::{control_plane, folders::Folders, netns::ADDRESS, processes::Processes, run};
+use crate::{
+    folders::Folders,
+    netns::{self, ADDRESS},
+    processes::Processes,
+    run,
+};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const PORT: u16 = 9092;
 const NAME: &str = "kafka";
+
+/// Kafka's own tools, by the names that the lab gives them.
+const TOOLS: &[(&str, &str)] = &[
+    ("configs", "kafka.admin.ConfigCommand"),
+    ("consume", "org.apache.kafka.tools.consumer.ConsoleConsumer"),
+    ("delete-records", "org.apache.kafka.tools.DeleteRecordsCommand"),
+    ("groups", "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"),
+    ("offsets", "org.apache.kafka.tools.GetOffsetShell"),
+    ("produce", "org.apache.kafka.tools.ConsoleProducer"),
+    ("topics", "org.apache.kafka.tools.TopicCommand"),
+    ("transactions", "org.apache.kafka.tools.TransactionsCommand"),
+];
 
 /// The broker of a lab.
 #[derive(Clone, Copy, Debug)]
@@ -89,9 +116,9 @@ share.coordinator.state.topic.min.isr=1
         Ok(())
     }
 
-    /// Waits until the broker listens.
+    /// Waits until the broker answers.
     pub fn wait(self) -> Result<()> {
-        self.processes.wait_ready(NAME, LIMIT, || control_plane::listens_inside(self.folders, ADDRESS, PORT))
+        self.processes.wait_ready(NAME, LIMIT, || netns::listens(self.folders.name(), ADDRESS, PORT) && self.answers())
     }
 
     /// Stops the broker in order.
@@ -119,6 +146,47 @@ share.coordinator.state.topic.min.isr=1
         if let Some(process) = self.processes.find(NAME) {
             process.signal(Signal::SIGCONT);
         }
+    }
+
+    /// One of Kafka's own tools by its short name (`topics`, `groups` …), to be run inside the lab.
+    pub fn tool_command(self, name: &str) -> Result<Command> {
+        let Some((_, class)) = TOOLS.iter().find(|(known, _)| *known == name) else {
+            let known: Vec<&str> = TOOLS.iter().map(|(known, _)| *known).collect();
+            bail!("there is no tool {name}; there are {}", known.join(", "));
+        };
+        let mut command = netns::inside(self.folders.name(), "java");
+        command.arg("-cp").arg(self.libraries()).arg(class).args(["--bootstrap-server", &Self::bootstrap_servers()]);
+        Ok(command)
+    }
+
+    /// Writes a script for each of the tools (`kafka-topics` …), for the lab's shell.
+    pub(crate) fn write_scripts(self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder)?;
+        for (name, class) in TOOLS {
+            let script = folder.join(format!("kafka-{name}"));
+            let (libraries, servers) = (self.libraries(), Self::bootstrap_servers());
+            let text = format!(
+                "#!/bin/sh\nexec java -cp '{}' {class} --bootstrap-server {servers} \"$@\"\n",
+                libraries.display()
+            );
+            fs::write(&script, text)?;
+            fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(())
+    }
+
+    fn libraries(self) -> PathBuf {
+        self.folders.cache().join("kafka/libs/*")
+    }
+
+    /// Whether the broker knows itself: it listens a moment before that.
+    fn answers(self) -> bool {
+        let ask = || {
+            let client: BaseConsumer =
+                ClientConfig::new().set("bootstrap.servers", Self::bootstrap_servers()).create()?;
+            Ok(client.fetch_metadata(None, Duration::from_secs(5))?.brokers().len())
+        };
+        netns::within(self.folders.name(), ask).is_ok_and(|brokers| brokers > 0)
     }
 
     /// Runs one of Kafka's own tools, such as `org.apache.kafka.tools.TopicCommand`.

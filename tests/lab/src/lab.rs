@@ -84,6 +84,7 @@ impl Lab {
         progress.step("starting Kafka and the control plane");
         fs::create_dir_all(folders.data())?;
         netns::create(folders.name())?;
+        self.kafka().write_scripts(&folders.scripts())?;
         self.kafka().prepare()?;
         self.kafka().launch()?;
         control_plane::prepare(folders)?;
@@ -249,7 +250,10 @@ impl Lab {
         let mut command = netns::inside(self.folders.name(), &shell);
         let path = std::env::var("PATH").unwrap_or_default();
         command
-            .env("PATH", format!("{}:{path}", self.folders.cache().join("bin").display()))
+            .env(
+                "PATH",
+                format!("{}:{}:{path}", self.folders.cache().join("bin").display(), self.folders.scripts().display()),
+            )
             .env("KUBECONFIG", self.kubeconfig())
             .env("KAFKA", Kafka::bootstrap_servers())
             .env("CLASSPATH", self.folders.cache().join("kafka/libs/*"));

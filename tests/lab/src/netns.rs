@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    net::TcpStream,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -43,6 +44,22 @@ pub fn inside(name: &str, program: &str) -> Command {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net={}", path(name).display())).arg("--").arg(program);
     command
+}
+
+/// Does something inside, on a thread of its own: the caller stays where it is.
+pub fn within<T: Send>(name: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            enter(name)?;
+            work()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Whether something listens on this port inside.
+pub fn listens(name: &str, host: &str, port: u16) -> bool {
+    within(name, || Ok(TcpStream::connect((host, port))?)).is_ok()
 }
 
 /// Removes the namespace, if there is one.
