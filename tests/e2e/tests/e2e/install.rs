@@ -1,0 +1,71 @@
+//! Installing Sluice and a first consumer, as a user does.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use sluice_crds::conditions;
+use sluice_e2e::{World, records::Record, until};
+use sluice_lab::lab::OPERATOR_NAMESPACE;
+
+/// All later tests stand on it: helm said that the operator is ready, and nobody gave it more than the chart's rights.
+pub async fn the_operator_runs_under_the_charts_rights(world: Arc<World>) -> Result<()> {
+    let rights = |verb: &str, what: &str| {
+        world.lab.kubectl(&[
+            "auth",
+            "can-i",
+            verb,
+            what,
+            "-A",
+            "--as",
+            &format!("system:serviceaccount:{OPERATOR_NAMESPACE}:sluice"),
+        ])
+    };
+    ensure!(rights("patch", "deployments.apps")?.trim() == "yes", "it may write deployments");
+    for (verb, what) in [
+        ("get", "secrets"),
+        ("list", "secrets"),
+        ("delete", "namespaces"),
+        ("create", "pods"),
+        ("update", "customresourcedefinitions.apiextensions.k8s.io"),
+    ] {
+        // kubectl exits with 1 on "no".
+        ensure!(rights(verb, what).is_err(), "the operator may {verb} {what}, and has no need to");
+    }
+    Ok(())
+}
+
+/// The shortest consumer that there is: it becomes ready, its status names what a person asks, and records are handled.
+pub async fn a_consumer_runs_and_says_so(world: Arc<World>) -> Result<()> {
+    let scene = world.scene("first", 3).await?;
+    scene.consumer.apply(scene.spec(&json!({}))).await?;
+    scene.consumer.until_condition(conditions::READY, "True", Duration::from_secs(40)).await?;
+    world.kafka.send(&scene.topic, &[Record { partition: 1, key: Some(b"k"), value: Some(b"v") }])?;
+    until("the record to be handled", Duration::from_secs(20), || async {
+        Ok(if scene.handled() == 1 { Ok(()) } else { Err(scene.handled()) })
+    })
+    .await?;
+    let status = scene
+        .consumer
+        .until_status("lag 0 of 3 partitions", Duration::from_secs(20), |s| s.lag == Some(0) && s.partitions == Some(3))
+        .await?;
+    ensure!(status.group_id.as_deref() == Some(scene.consumer.group().as_str()), "{status:?}");
+    ensure!(status.replicas == Some(1) && status.selector.is_some() && status.protocol.is_some(), "{status:?}");
+    for kind in [
+        conditions::READY,
+        conditions::KAFKA_REACHABLE,
+        conditions::SCALING_ACTIVE,
+        conditions::SCALING_LIMITED,
+        conditions::GROUP_CONFLICT,
+    ] {
+        ensure!(status.conditions.iter().any(|c| c.type_ == kind), "the condition {kind} is missing: {status:?}");
+    }
+    let table = world.lab.kubectl(&["get", "kcon", "-n", &scene.namespace])?;
+    for column in ["READY", "REPLICAS", "PARTITIONS", "LAG", "BEHIND", "REASON", "AGE"] {
+        ensure!(table.contains(column), "{table}");
+    }
+    let pods = scene.consumer.pods().await?;
+    let pod = pods.first().and_then(|p| p.spec.as_ref());
+    ensure!(pod.and_then(|p| p.security_context.as_ref()).and_then(|c| c.run_as_non_root) == Some(true), "{pod:?}");
+    scene.end().await
+}
