@@ -9,7 +9,7 @@ mod event;
 mod tests;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -32,7 +32,7 @@ use sluice_crds::kafkaconsumer::handler::HttpHandler as Spec;
 use tokio::time::Instant;
 
 use self::{
-    answer::Verdict,
+    answer::{Item, Verdict},
     event::{Call, Encoder},
 };
 use crate::{Batch, Handler, Outcome, Outcomes, Record};
@@ -289,19 +289,23 @@ impl<'a> Delivery<'a> {
     }
 
     /// Takes a partial answer.
-    fn partly(&mut self, indices: &[usize], failed: &HashSet<String>) {
+    fn partly(&mut self, indices: &[usize], failed: &HashMap<String, Item>) {
         let ids: Vec<String> = indices.iter().map(|&index| event::id(&self.records[index])).collect();
-        if let Some(unknown) = failed.iter().find(|id| !ids.contains(id)) {
+        if let Some(unknown) = failed.keys().find(|id| !ids.contains(id)) {
             // Whatever it means, it is not that the rest is done.
             let reason = format!("the receiver's answer names a failed item that was not in the call: {unknown:?}");
             return self.stop(indices, &Outcome::retry(reason));
         }
         for (&index, id) in indices.iter().zip(&ids) {
-            if failed.contains(id) {
-                self.stop(&[index], &Outcome::retry("the receiver listed the record in batchItemFailures"));
-            } else {
+            let Some(Item { dead, reason }) = failed.get(id) else {
                 self.outcomes[index] = Some(Outcome::Done);
-            }
+                continue;
+            };
+            let reason = match reason {
+                Some(reason) => format!("the receiver listed the record in batchItemFailures: {reason}"),
+                None => "the receiver listed the record in batchItemFailures".to_owned(),
+            };
+            self.stop(&[index], &if *dead { Outcome::dead(reason) } else { Outcome::retry(reason) });
         }
     }
 
@@ -324,10 +328,10 @@ impl<'a> Delivery<'a> {
 /// The address as the client takes it.
 fn address(text: &str) -> Result<Uri, Error> {
     let error = |why: &str| Error::Url { url: text.to_owned(), why: why.to_owned() };
-    let url: Uri = text.parse().map_err(|e: http::uri::InvalidUri| error(&e.to_string()))?;
-    if !matches!(url.scheme_str(), Some("http" | "https")) {
+    if !["http://", "https://"].iter().any(|scheme| text.starts_with(scheme)) {
         return Err(error("it must begin with http:// or https://"));
     }
+    let url: Uri = text.parse().map_err(|e: http::uri::InvalidUri| error(&e.to_string()))?;
     match url.authority() {
         None => Err(error("it names no host")),
         // The client would drop them; and a password does not belong into a ConfigMap.

@@ -1,6 +1,6 @@
 //! What an answer means: done, try again, or dead. Pure; the reasons stand in docs/adr/0005-http-contract.md.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use http::{
     HeaderMap, StatusCode,
@@ -19,7 +19,7 @@ pub enum Verdict {
     /// The call is done.
     Done,
     /// These records of the call are not done, by their ids; the others are.
-    Partly(HashSet<String>),
+    Partly(HashMap<String, Item>),
     /// Not done; the records, or some of them, may be what is in the way.
     Failed {
         /// Why, for people.
@@ -41,6 +41,15 @@ pub enum Verdict {
         /// The receiver does not know the batch's media type at all.
         media_type: bool,
     },
+}
+
+/// What a partial answer says of a record that is not done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Item {
+    /// It will never be handled.
+    pub dead: bool,
+    /// Why, if the receiver says so.
+    pub reason: Option<String>,
 }
 
 /// Reads a complete answer. `several` tells that the call carried a batch, whose answer may be partial.
@@ -82,14 +91,21 @@ fn read_partial(headers: &HeaderMap, body: &[u8]) -> Verdict {
         Some(Value::Array(items)) => items,
         Some(_) => return failed("has a batchItemFailures that is not a list"),
     };
-    let mut ids = HashSet::with_capacity(items.len());
+    let mut failures = HashMap::with_capacity(items.len());
     for item in items {
-        match item.get("itemIdentifier").and_then(Value::as_str) {
-            Some(id) if !id.is_empty() => ids.insert(id.to_owned()),
+        let id = match item.get("itemIdentifier").and_then(Value::as_str) {
+            Some(id) if !id.is_empty() => id.to_owned(),
             _ => return failed("names a failed item without its itemIdentifier"),
         };
+        let dead = match item.get("dead") {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(dead)) => *dead,
+            Some(_) => return failed("has a \"dead\" that is neither true nor false"),
+        };
+        let reason = item.get("reason").and_then(Value::as_str).map(|reason| quote(reason.as_bytes()));
+        failures.insert(id, Item { dead, reason });
     }
-    if ids.is_empty() { Verdict::Done } else { Verdict::Partly(ids) }
+    if failures.is_empty() { Verdict::Done } else { Verdict::Partly(failures) }
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -202,8 +218,10 @@ mod tests {
 
     #[test]
     fn a_partial_answer_names_what_is_not_done() {
-        let answer = r#"{"batchItemFailures": [{"itemIdentifier": "a"}, {"itemIdentifier": "b", "more": 1}]}"#;
-        let ids = HashSet::from(["a".to_owned(), "b".to_owned()]);
+        let answer = r#"{"batchItemFailures": [{"itemIdentifier": "a", "more": 1},
+            {"itemIdentifier": "b", "dead": true, "reason": "no such\ncustomer"}]}"#;
+        let dead = Item { dead: true, reason: Some("no such customer".into()) };
+        let ids = HashMap::from([("a".to_owned(), Item::default()), ("b".to_owned(), dead)]);
         for content_type in ["application/json", "application/json; charset=utf-8", "text/plain", "application/x+json"]
         {
             assert_eq!(body(content_type, answer), Verdict::Partly(ids.clone()), "{content_type}");
@@ -239,6 +257,7 @@ mod tests {
             r#"{"batchItemFailures": [{"itemIdentifier": null}]}"#,
             r#"{"batchItemFailures": [{"id": "a"}]}"#,
             r#"{"batchItemFailures": [{"itemIdentifier": "a"}, 3]}"#,
+            r#"{"batchItemFailures": [{"itemIdentifier": "a", "dead": "yes"}]}"#,
         ] {
             assert!(matches!(body("application/json", answer), Verdict::Failed { .. }), "{answer:?}");
         }

@@ -170,6 +170,15 @@ async fn a_partial_answer_is_done_but_for_what_it_names() {
 }
 
 #[tokio::test]
+async fn a_partial_answer_can_say_that_a_record_is_dead() {
+    let items = r#"{"batchItemFailures": [{"itemIdentifier": "partition:3/offset:2", "dead": true, "reason": "no such customer"}]}"#;
+    let (_, url) = Receiver::start([answer(200, items)]).await;
+    let outcomes = handle(&handler(&url), records(3)).await;
+    assert_eq!(short(&outcomes), ".d.");
+    assert!(reason(&outcomes).ends_with("no such customer"));
+}
+
+#[tokio::test]
 async fn an_answer_that_cannot_be_understood_loses_nothing() {
     for bad in
         [answer(200, "{\"batchItemFailures\": ["), failures(&[2, 99]), answer(200, r#"{"batchItemFailures":[{}]}"#)]
