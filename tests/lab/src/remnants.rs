@@ -32,7 +32,7 @@ pub fn remove(folders: &Folders) -> Result<()> {
     unmount(folders)?;
     remove_cgroups(folders)?;
     netns::remove(folders.name())?;
-    remove_links(folders);
+    remove_files(folders);
     if folders.data().exists() {
         fs::remove_dir_all(folders.data())
             .with_context(|| format!("{} could not be removed", folders.data().display()))?;
@@ -71,9 +71,8 @@ fn end_processes(folders: &Folders) -> Result<()> {
 
 /// containerd's shims listen in a folder that is the same for every containerd, on sockets that they name in their bundles.
 fn remove_shim_sockets(folders: &Folders) {
-    let bundles = folders.containerd_state().join("io.containerd.runtime.v2.task/k8s.io");
-    for bundle in fs::read_dir(bundles).into_iter().flatten().flatten() {
-        if let Ok(address) = fs::read_to_string(bundle.path().join("address")) {
+    for bundle in bundles(folders) {
+        if let Ok(address) = fs::read_to_string(bundle.join("address")) {
             let _ = fs::remove_file(address.trim().trim_start_matches("unix://"));
         }
     }
@@ -81,6 +80,12 @@ fn remove_shim_sockets(folders: &Folders) {
         // Refused while another containerd has something in it.
         let _ = fs::remove_dir(folder);
     }
+}
+
+/// A folder for each container that was there at the end, named by the container's id.
+fn bundles(folders: &Folders) -> Vec<PathBuf> {
+    let bundles = folders.containerd_state().join("io.containerd.runtime.v2.task/k8s.io");
+    fs::read_dir(bundles).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 fn unmount(folders: &Folders) -> Result<()> {
@@ -121,7 +126,7 @@ fn remove_cgroups(folders: &Folders) -> Result<()> {
 }
 
 /// Files that kubelet and the network plugins keep in folders of the machine.
-fn remove_links(folders: &Folders) {
+fn remove_files(folders: &Folders) {
     let logs = Path::new("/var/log/containers");
     for entry in fs::read_dir(logs).into_iter().flatten().flatten() {
         if fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(folders.data())) {
@@ -129,9 +134,12 @@ fn remove_links(folders: &Folders) {
         }
     }
     let _ = fs::remove_dir(logs);
+    // One for each network of a pod, NETWORK-ID-INTERFACE.
     let results = Path::new("/var/lib/cni/results");
+    let bundles = bundles(folders);
+    let pods: Vec<_> = bundles.iter().filter_map(|bundle| bundle.file_name()?.to_str()).collect();
     for entry in fs::read_dir(results).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&format!("{}-", folders.name())) {
+        if pods.iter().any(|id| entry.file_name().to_string_lossy().contains(id)) {
             let _ = fs::remove_file(entry.path());
         }
     }
