@@ -1,0 +1,65 @@
+//! The two ConfigMaps: `NAME-config` (static; a change of its meaning rolls the pods) and `NAME-tuning` (the knobs; a
+//! change never rolls a pod).
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use sluice_crds::{
+    config::{self, ConsumerConfig, KafkaConfig},
+    kafkaconsumer::kafka::GroupProtocol,
+    labels,
+    tuning::{self, Knobs, Tuning},
+};
+
+use super::{Error, config_name, hash, metadata, tuning_name};
+use crate::validate::{Identity, Validated};
+
+/// The static configuration of a consumer's pods.
+pub fn consumer_config(v: &Validated, protocol: GroupProtocol) -> ConsumerConfig {
+    ConsumerConfig {
+        version: config::VERSION,
+        kafka: KafkaConfig { protocol, ..v.kafka.clone() },
+        handler: v.handler.clone(),
+        ordering: v.ordering,
+        drain_timeout: v.delivery.drain_timeout,
+        retry: v.delivery.retry.clone(),
+        apply_on: v.tuning.apply_on,
+        initial: v.first_knobs(),
+    }
+}
+
+/// The hash of what a configuration means: reformatting it, or writing `90s` as `1m30s`, changes nothing.
+///
+/// The first knobs are left out: they stand in for a tuning file that cannot be read, and are not worth a rollout.
+///
+/// # Errors
+/// As [`hash`].
+pub fn meaning(config: &ConsumerConfig) -> Result<String, Error> {
+    hash(&ConsumerConfig { initial: Knobs { batch_size: 1, concurrency: 1 }, ..config.clone() })
+}
+
+/// The ConfigMap with the static configuration.
+///
+/// # Errors
+/// As the serializer's.
+pub fn config(id: &Identity, config: &ConsumerConfig) -> Result<ConfigMap, Error> {
+    Ok(ConfigMap {
+        metadata: metadata(id, config_name(id)),
+        data: Some(BTreeMap::from([(config::FILE_NAME.to_owned(), config.to_yaml()?)])),
+        ..ConfigMap::default()
+    })
+}
+
+/// The ConfigMap with the tuning file.
+///
+/// # Errors
+/// As the serializer's.
+pub fn tuning(id: &Identity, tuning: Tuning) -> Result<ConfigMap, Error> {
+    let mut metadata = metadata(id, tuning_name(id));
+    metadata.annotations = Some(BTreeMap::from([(labels::REVISION.to_owned(), tuning.revision.to_string())]));
+    Ok(ConfigMap {
+        metadata,
+        data: Some(BTreeMap::from([(tuning::FILE_NAME.to_owned(), tuning.to_yaml()?)])),
+        ..ConfigMap::default()
+    })
+}

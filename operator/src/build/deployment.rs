@@ -1,0 +1,207 @@
+//! The Deployment `NAME`, without its replicas: those have a writer of their own.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
+        core::v1 as core,
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
+};
+use sluice_crds::{kafkaconsumer::pod::Volume, labels};
+
+use super::{all_labels, config_name, deployment_name, metadata, selector_labels, tuning_name};
+use crate::validate::{OWN_VOLUMES, Validated};
+
+/// The user that pods run as unless the spec says otherwise: `nonroot` of the distroless images.
+const NON_ROOT: i64 = 65_532;
+
+/// The Deployment. `config_hash` rolls its pods when it changes.
+pub fn deployment(v: &Validated, config_hash: &str) -> Deployment {
+    Deployment {
+        metadata: metadata(&v.id, deployment_name(&v.id)),
+        spec: Some(DeploymentSpec {
+            selector: LabelSelector { match_labels: Some(selector_labels(&v.id)), ..LabelSelector::default() },
+            // A pod more before one less: a bad image never takes the last good pod.
+            strategy: Some(DeploymentStrategy {
+                type_: Some("RollingUpdate".to_owned()),
+                rolling_update: Some(RollingUpdateDeployment {
+                    max_surge: Some(IntOrString::Int(1)),
+                    max_unavailable: Some(IntOrString::Int(0)),
+                }),
+            }),
+            revision_history_limit: Some(3),
+            template: core::PodTemplateSpec {
+                metadata: Some(ObjectMeta {
+                    labels: Some(over(&v.pod.labels, all_labels(&v.id))),
+                    annotations: Some(over(
+                        &v.pod.annotations,
+                        BTreeMap::from([(labels::CONFIG_HASH.to_owned(), config_hash.to_owned())]),
+                    )),
+                    ..ObjectMeta::default()
+                }),
+                spec: Some(pod(v)),
+            },
+            ..DeploymentSpec::default()
+        }),
+        ..Deployment::default()
+    }
+}
+
+/// A user's entries, with ours over them.
+fn over(theirs: &BTreeMap<String, String>, ours: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    theirs.iter().map(|(k, v)| (k.clone(), v.clone())).chain(ours).collect()
+}
+
+fn pod(v: &Validated) -> core::PodSpec {
+    let pod = &v.pod;
+    core::PodSpec {
+        containers: vec![container(v)],
+        volumes: Some(volumes(v)),
+        image_pull_secrets: some(&pod.image_pull_secrets),
+        node_selector: (!pod.node_selector.is_empty()).then(|| pod.node_selector.clone()),
+        tolerations: some(&pod.tolerations),
+        affinity: pod.affinity.clone(),
+        topology_spread_constraints: some(&pod.topology_spread_constraints),
+        security_context: Some(pod.security_context.clone().unwrap_or_else(|| core::PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(NON_ROOT),
+            run_as_group: Some(NON_ROOT),
+            fs_group: Some(NON_ROOT),
+            seccomp_profile: Some(core::SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+            ..core::PodSecurityContext::default()
+        })),
+        service_account_name: pod.service_account_name.clone(),
+        // A consumer has no business with the API server, unless its author gave it an account for that.
+        automount_service_account_token: Some(pod.service_account_name.is_some()),
+        enable_service_links: Some(false),
+        priority_class_name: pod.priority_class_name.clone(),
+        termination_grace_period_seconds: Some(pod.termination_grace_period_seconds),
+        ..core::PodSpec::default()
+    }
+}
+
+fn container(v: &Validated) -> core::Container {
+    let pod = &v.pod;
+    core::Container {
+        name: labels::CONTAINER.to_owned(),
+        image: Some(v.image.clone()),
+        image_pull_policy: pod.image_pull_policy.map(|policy| policy.as_str().to_owned()),
+        args: some(&pod.args),
+        env: Some(env(v)),
+        env_from: some(&pod.env_from),
+        ports: Some(vec![core::ContainerPort {
+            name: Some("health".to_owned()),
+            container_port: i32::from(labels::HEALTH_PORT),
+            protocol: Some("TCP".to_owned()),
+            ..core::ContainerPort::default()
+        }]),
+        resources: Some(pod.resources.clone().unwrap_or_else(|| core::ResourceRequirements {
+            requests: Some(BTreeMap::from([
+                ("cpu".to_owned(), Quantity("50m".to_owned())),
+                ("memory".to_owned(), Quantity("64Mi".to_owned())),
+            ])),
+            ..core::ResourceRequirements::default()
+        })),
+        liveness_probe: Some(probe("/livez", 10, 6)),
+        // Pods are counted when they have joined their group: a second matters when a spike has come.
+        readiness_probe: Some(probe("/readyz", 1, 3)),
+        security_context: Some(pod.container_security_context.clone().unwrap_or_else(|| core::SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(core::Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+            ..core::SecurityContext::default()
+        })),
+        volume_mounts: Some(mounts(v)),
+        // The last lines of a pod that ended are what `Ready` says of it.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        ..core::Container::default()
+    }
+}
+
+fn env(v: &Validated) -> Vec<core::EnvVar> {
+    let value = |name: &str, value: &str| core::EnvVar {
+        name: name.to_owned(),
+        value: Some(value.to_owned()),
+        value_from: None,
+    };
+    let mut env = vec![
+        value(labels::ENV_CONFIG_DIR, labels::CONFIG_DIR),
+        value(labels::ENV_TUNING_DIR, labels::TUNING_DIR),
+        core::EnvVar {
+            name: labels::ENV_POD_NAME.to_owned(),
+            value: None,
+            value_from: Some(core::EnvVarSource {
+                field_ref: Some(core::ObjectFieldSelector {
+                    api_version: Some("v1".to_owned()),
+                    field_path: "metadata.name".to_owned(),
+                }),
+                ..core::EnvVarSource::default()
+            }),
+        },
+    ];
+    env.extend(v.pod.env.iter().cloned());
+    env
+}
+
+fn probe(path: &str, period_seconds: i32, failures: i32) -> core::Probe {
+    core::Probe {
+        http_get: Some(core::HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::Int(i32::from(labels::HEALTH_PORT)),
+            ..core::HTTPGetAction::default()
+        }),
+        period_seconds: Some(period_seconds),
+        failure_threshold: Some(failures),
+        timeout_seconds: Some(2),
+        ..core::Probe::default()
+    }
+}
+
+/// The files are mounted as folders: a `subPath` would never be updated.
+fn mounts(v: &Validated) -> Vec<core::VolumeMount> {
+    let mount = |name: &str, path: &str| core::VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: Some(true),
+        ..core::VolumeMount::default()
+    };
+    let [config, tuning] = OWN_VOLUMES;
+    let mut mounts = vec![mount(config, labels::CONFIG_DIR), mount(tuning, labels::TUNING_DIR)];
+    mounts.extend(v.pod.volume_mounts.iter().cloned());
+    mounts
+}
+
+fn volumes(v: &Validated) -> Vec<core::Volume> {
+    let own = |name: &str, config_map: String| core::Volume {
+        name: name.to_owned(),
+        config_map: Some(core::ConfigMapVolumeSource { name: config_map, ..core::ConfigMapVolumeSource::default() }),
+        ..core::Volume::default()
+    };
+    let [config, tuning] = OWN_VOLUMES;
+    let mut volumes = vec![own(config, config_name(&v.id)), own(tuning, tuning_name(&v.id))];
+    volumes.extend(v.pod.volumes.iter().cloned().map(volume));
+    volumes
+}
+
+fn volume(v: Volume) -> core::Volume {
+    core::Volume {
+        name: v.name,
+        config_map: v.config_map,
+        secret: v.secret,
+        empty_dir: v.empty_dir,
+        projected: v.projected,
+        persistent_volume_claim: v.persistent_volume_claim,
+        csi: v.csi,
+        ..core::Volume::default()
+    }
+}
+
+fn some<T: Clone>(list: &[T]) -> Option<Vec<T>> {
+    (!list.is_empty()).then(|| list.to_vec())
+}

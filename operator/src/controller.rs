@@ -1,0 +1,326 @@
+//! Passes in order: which consumer is due, how many at once, how long one may take, and how long it waits after a
+//! failure. What a pass does is `reconcile`.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use kube::{
+    Client, Resource,
+    core::error_boundary::InvalidObject,
+    runtime::{
+        controller::{self, Action, applier},
+        reflector::ObjectRef,
+    },
+};
+use sluice_crds::{KafkaConsumer, conditions::reason};
+use tokio::{sync::Mutex as AsyncMutex, time::Instant};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use crate::{
+    backoff,
+    group::Kafka,
+    groups::Groups,
+    health::Health,
+    memory::{Memory, Waiting},
+    metrics::Metrics,
+    reconcile,
+    report::events::{Events, Happening},
+    validate::Identity,
+    watch::{Guarded, Scope, Stores, Wake},
+};
+
+/// A pass that takes longer is cut off and tried again: the client repeats requests by itself for minutes.
+const PASS: Duration = Duration::from_secs(60);
+/// Requests within this time are one.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+
+/// What all scopes share.
+pub struct Shared {
+    /// The API server.
+    pub client: Client,
+    /// The stock consumer's image.
+    pub image: Option<String>,
+    /// Who claims which group.
+    pub groups: Groups,
+    /// The readers, one for each Kafka cluster.
+    pub kafka: Arc<dyn Kafka>,
+    /// Publishes events.
+    pub events: Events,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Liveness and readiness.
+    pub health: Arc<Health>,
+}
+
+/// What passes of one scope are given.
+pub struct Context {
+    /// What all scopes share.
+    pub shared: Arc<Shared>,
+    /// What the watches have seen.
+    pub stores: Stores,
+    /// Asks for passes when a reading has come.
+    pub wake: Wake,
+    kept: Mutex<HashMap<ObjectRef<Guarded>, Arc<Kept>>>,
+}
+
+/// What is kept of one consumer.
+#[derive(Default)]
+struct Kept {
+    uid: String,
+    waiting: Mutex<Waiting>,
+    /// A pass holds it: the applier never runs two passes of one consumer at once, and one that was cut off lets go.
+    memory: AsyncMutex<Memory>,
+}
+
+/// Why a pass failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A step failed.
+    #[error(transparent)]
+    Pass(#[from] reconcile::Error),
+    /// It took too long.
+    #[error("the pass took longer than {} s", PASS.as_secs())]
+    Timeout,
+    /// It panicked: a bug, which is not to stop the other consumers.
+    #[error("the pass panicked")]
+    Panic,
+}
+
+impl Error {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Pass(error) => error.reason(),
+            Self::Timeout => "Timeout",
+            Self::Panic => "Panic",
+        }
+    }
+}
+
+/// A failure, and how long its consumer waits.
+#[derive(Debug, thiserror::Error)]
+#[error("{error} (tried again in {} s)", after.as_secs())]
+struct Failed {
+    #[source]
+    error: Error,
+    after: Duration,
+}
+
+/// Runs all scopes until `stop`; passes that run then are finished.
+pub async fn run(shared: &Arc<Shared>, scopes: Vec<Scope>, concurrency: u16, stop: CancellationToken) {
+    let stores: Vec<_> = scopes.iter().map(|scope| scope.stores.clone()).collect();
+    let ready = Arc::new(CancellationToken::new());
+    shared.health.wait_for(WATCHES);
+    let (health, all_ready) = (Arc::clone(&shared.health), Arc::clone(&ready));
+    // Passes begin when every watch of every scope has its first list: a pass that did not see a child would make it again.
+    let listing = AbortOnDropHandle::new(tokio::spawn(async move {
+        for stores in stores {
+            stores.ready().await;
+        }
+        health.done(WATCHES);
+        all_ready.cancel();
+    }));
+    let passes = scopes.into_iter().map(|scope| scope_passes(shared, scope, concurrency, &ready, &stop).boxed());
+    let mut passes = stream::select_all(passes);
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            pass = passes.next() => if pass.is_none() { break },
+            _ = tick.tick() => shared.health.tick(),
+        }
+    }
+    drop(listing);
+}
+
+const WATCHES: &str = "the first lists of the watches";
+
+fn scope_passes(
+    shared: &Arc<Shared>,
+    scope: Scope,
+    concurrency: u16,
+    ready: &Arc<CancellationToken>,
+    stop: &CancellationToken,
+) -> impl stream::Stream<Item = ()> + Send + use<> {
+    let Scope { stores, requests, wake } = scope;
+    let store = stores.consumers.clone();
+    let context = Arc::new(Context { shared: Arc::clone(shared), stores, wake, kept: Mutex::default() });
+    let found = Arc::clone(&context);
+    let ready = Arc::clone(ready);
+    let config = controller::Config::default().concurrency(concurrency).debounce(DEBOUNCE);
+    applier(
+        move |object, context| {
+            let ready = Arc::clone(&ready);
+            Box::pin(async move {
+                ready.cancelled().await;
+                turn(object, context).await
+            })
+        },
+        |_, failed: &Failed, _| Action::requeue(failed.after),
+        context,
+        store,
+        requests.take_until(stop.clone().cancelled_owned()),
+        config,
+    )
+    .map(move |ended| match ended {
+        Ok(_) => {}
+        Err(controller::Error::ObjectNotFound(object)) => {
+            found.forget(&ObjectRef::new(&object.name).within(object.namespace.as_deref().unwrap_or_default()));
+        }
+        Err(controller::Error::ReconcilerFailed(failed, object)) => {
+            tracing::warn!(consumer = %Short(&object.namespace, &object.name), error = %failed, "a pass failed");
+        }
+        Err(error) => tracing::warn!(%error, "the controller's queue"),
+    })
+}
+
+/// `namespace/name`.
+struct Short<'a>(&'a Option<String>, &'a str);
+
+impl std::fmt::Display for Short<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.0.as_deref().unwrap_or_default(), self.1)
+    }
+}
+
+/// One consumer's turn: not while it waits after a failure, not longer than allowed, and counted.
+async fn turn(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Failed> {
+    let kept = context.kept(&object);
+    let now = Instant::now();
+    let generation = object.meta().generation;
+    if let Some(rest) = kept.rest(generation, now) {
+        return Ok(Action::requeue(rest));
+    }
+    let consumer = match &object.0 {
+        Ok(consumer) => Arc::new(consumer.clone()),
+        Err(invalid) => {
+            context.unreadable(&object, invalid, &kept).await;
+            return Ok(Action::await_change());
+        }
+    };
+    let began = Instant::now();
+    let ended = pass(&consumer, &context, &kept).await;
+    let metrics = &context.shared.metrics;
+    match ended {
+        Ok(action) => {
+            metrics.pass("ok", began.elapsed());
+            if kept.recovered() {
+                metrics.in_backoff(context.waiting());
+            }
+            Ok(action)
+        }
+        Err(error) => {
+            metrics.pass("error", began.elapsed());
+            metrics.error(error.reason());
+            let after = kept.failed(generation, Instant::now());
+            metrics.in_backoff(context.waiting());
+            Err(Failed { error, after })
+        }
+    }
+}
+
+/// One pass with its time limit, in a task of its own: a panic in it ends the pass and nothing else.
+async fn pass(consumer: &Arc<KafkaConsumer>, context: &Arc<Context>, kept: &Arc<Kept>) -> Result<Action, Error> {
+    let (consumer, context, kept) = (Arc::clone(consumer), Arc::clone(context), Arc::clone(kept));
+    let task = AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut memory = kept.memory.lock().await;
+        reconcile::reconcile(&consumer, &context, &mut memory, Timestamp::now()).await
+    }));
+    match tokio::time::timeout(PASS, task).await {
+        Ok(Ok(ended)) => Ok(ended?),
+        Ok(Err(_)) => Err(Error::Panic),
+        Err(_) => Err(Error::Timeout),
+    }
+}
+
+impl Context {
+    /// What is kept of a consumer; one that was made again under the same name begins anew.
+    fn kept(&self, object: &Guarded) -> Arc<Kept> {
+        let key = ObjectRef::from_obj(object);
+        let uid = object.meta().uid.clone().unwrap_or_default();
+        let mut all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = all.get(&key)
+            && kept.uid == uid
+        {
+            return Arc::clone(kept);
+        }
+        let kept = Arc::new(Kept { uid, ..Kept::default() });
+        if let Some(old) = all.insert(key.clone(), Arc::clone(&kept)) {
+            self.drop_kept(&key, &old.uid);
+        }
+        kept
+    }
+
+    /// Drops what is kept of a consumer that is gone: its subscription, its claim to a group, its numbers.
+    fn forget(&self, key: &ObjectRef<Guarded>) {
+        let old = self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        if let Some(old) = old {
+            self.drop_kept(key, &old.uid);
+            self.shared.metrics.in_backoff(self.waiting());
+        }
+    }
+
+    fn drop_kept(&self, key: &ObjectRef<Guarded>, uid: &str) {
+        self.shared.groups.release(uid);
+        let id = Identity {
+            namespace: key.namespace.clone().unwrap_or_default(),
+            name: key.name.clone(),
+            uid: uid.to_owned(),
+        };
+        self.shared.metrics.forget(&id);
+        tracing::info!(consumer = %Short(&key.namespace, &key.name), "gone");
+    }
+
+    /// How many consumers wait after a failure.
+    fn waiting(&self) -> usize {
+        let all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        all.values().filter(|kept| kept.lock().failures > 0).count()
+    }
+
+    /// Says that an object cannot be read, once for each of its versions.
+    async fn unreadable(&self, object: &Guarded, invalid: &InvalidObject, kept: &Kept) {
+        let mut memory = kept.memory.lock().await;
+        let version = object.meta().resource_version.clone();
+        if memory.unreadable == version && version.is_some() {
+            return;
+        }
+        memory.unreadable = version;
+        let key = ObjectRef::from_obj(object);
+        tracing::warn!(consumer = %Short(&key.namespace, &key.name), error = %invalid.error, "the object cannot be read");
+        let note = format!("this object cannot be read by this version of the operator: {}", invalid.error);
+        let happening = Happening::warning(reason::INVALID_SPEC, "Read", note);
+        self.shared.events.publish(&[happening], &object.object_ref(&())).await;
+    }
+}
+
+impl Kept {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long the consumer has to wait still. A spec that was changed is tried at once.
+    fn rest(&self, generation: Option<i64>, now: Instant) -> Option<Duration> {
+        let waiting = self.lock();
+        let until = waiting.until.filter(|_| waiting.generation == generation)?;
+        Some(until.saturating_duration_since(now)).filter(|rest| !rest.is_zero())
+    }
+
+    fn failed(&self, generation: Option<i64>, now: Instant) -> Duration {
+        let mut waiting = self.lock();
+        waiting.failures = waiting.failures.saturating_add(1);
+        let after = backoff::delay(waiting.failures, fastrand::f64());
+        waiting.until = Some(now + after);
+        waiting.generation = generation;
+        after
+    }
+
+    fn recovered(&self) -> bool {
+        let mut waiting = self.lock();
+        let failed = waiting.failures > 0;
+        *waiting = Waiting::default();
+        failed
+    }
+}

@@ -1,0 +1,53 @@
+//! What a pass needs of a consumer's group in Kafka. The readers of `kafka` provide it; tests provide their own.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use futures::future::BoxFuture;
+use sluice_crds::{config::KafkaConfig, kafkaconsumer::kafka::GroupProtocol};
+use sluice_planner::snapshot::{Snapshot, TopicPartition};
+
+/// What was read of a consumer's topics and group.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// The newest that is known, or nothing yet.
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// What keeps the rest from being known.
+    pub trouble: Option<Trouble>,
+    /// The Kafka cluster's id.
+    pub cluster_id: Option<String>,
+    /// Ids of the topics, by name.
+    pub topic_ids: BTreeMap<String, String>,
+    /// What `Auto` means on this cluster, once that is known.
+    pub protocol: Option<GroupProtocol>,
+}
+
+/// What went wrong with Kafka, in the broker's words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Trouble {
+    /// A word of `conditions::reason`.
+    pub reason: &'static str,
+    /// One sentence.
+    pub message: String,
+}
+
+/// Called when there is a new reading.
+pub type Bell = Arc<dyn Fn() + Send + Sync>;
+
+/// Where groups are read: the readers, or a test.
+pub trait Kafka: Send + Sync {
+    /// Follows a consumer's topics and group until the answer is dropped.
+    fn follow(&self, what: &KafkaConfig, bell: Bell) -> Arc<dyn Group>;
+}
+
+/// One consumer's topics and group.
+pub trait Group: Send + Sync {
+    /// The newest reading. It costs nothing.
+    fn reading(&self) -> Reading;
+
+    /// Whether the members are to be read too: that costs requests, so only near a decision.
+    fn with_members(&self, wanted: bool);
+
+    /// Commits offsets while the group has no members.
+    fn commit(&self, offsets: Vec<(TopicPartition, i64)>) -> BoxFuture<'_, Result<(), Trouble>>;
+}

@@ -1,0 +1,103 @@
+//! One group, one owner: which consumers lay claim to which group, and whose claim is the older.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Mutex, PoisonError},
+};
+
+use jiff::Timestamp;
+
+use crate::validate::Identity;
+
+/// A consumer's claim to a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Who claims.
+    pub id: Identity,
+    /// When it was created: the older keeps the group.
+    pub since: Option<Timestamp>,
+    /// The brokers as the spec has them.
+    pub bootstrap_servers: String,
+    /// The Kafka cluster's id, where it is known: it unites different addresses of one cluster.
+    pub cluster_id: Option<String>,
+}
+
+/// All claims, by group.
+#[derive(Debug, Default)]
+pub struct Groups(Mutex<HashMap<String, Vec<Claim>>>);
+
+impl Groups {
+    /// Notes a claim to `group` and answers with the older claim that it conflicts with, if there is one.
+    pub fn claim(&self, group: &str, claim: Claim) -> Option<Identity> {
+        let mut groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let claims = groups.entry(group.to_owned()).or_default();
+        let older = claims
+            .iter()
+            .filter(|other| other.id.uid != claim.id.uid && same_cluster(other, &claim))
+            .filter(|other| rank(other) < rank(&claim))
+            .min_by(|a, b| rank(a).cmp(&rank(b)))
+            .map(|other| other.id.clone());
+        match claims.iter_mut().find(|other| other.id.uid == claim.id.uid) {
+            Some(own) => *own = claim,
+            None => claims.push(claim),
+        }
+        older
+    }
+
+    /// Drops all claims of a consumer that is gone.
+    pub fn release(&self, uid: &str) {
+        let mut groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        groups.retain(|_, claims| {
+            claims.retain(|claim| claim.id.uid != uid);
+            !claims.is_empty()
+        });
+    }
+}
+
+/// The older first; of the same second, the one whose uid sorts first, so that both see the same owner.
+fn rank(claim: &Claim) -> (Option<Timestamp>, &str) {
+    (claim.since, &claim.id.uid)
+}
+
+fn same_cluster(a: &Claim, b: &Claim) -> bool {
+    if a.cluster_id.is_some() && a.cluster_id == b.cluster_id {
+        return true;
+    }
+    // One address in common is one cluster.
+    let addresses = |servers: &str| servers.split(',').map(|s| s.trim().to_lowercase()).collect::<BTreeSet<_>>();
+    !addresses(&a.bootstrap_servers).is_disjoint(&addresses(&b.bootstrap_servers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(name: &str, second: i64, servers: &str, cluster: Option<&str>) -> Claim {
+        Claim {
+            id: Identity { namespace: "shop".into(), name: name.into(), uid: format!("uid-{name}") },
+            since: Timestamp::from_second(second).ok(),
+            bootstrap_servers: servers.into(),
+            cluster_id: cluster.map(Into::into),
+        }
+    }
+
+    #[test]
+    fn the_older_of_two_consumers_keeps_the_group_whoever_is_seen_first() {
+        let groups = Groups::default();
+        assert_eq!(groups.claim("g", claim("young", 20, "kafka:9092", None)), None);
+        assert_eq!(groups.claim("g", claim("old", 10, "kafka:9092", None)), None);
+        assert_eq!(groups.claim("g", claim("young", 20, "kafka:9092", None)).unwrap().name, "old");
+        groups.release("uid-old");
+        assert_eq!(groups.claim("g", claim("young", 20, "kafka:9092", None)), None);
+    }
+
+    #[test]
+    fn the_same_name_on_another_cluster_is_another_group() {
+        let groups = Groups::default();
+        groups.claim("g", claim("old", 10, "a:9092,b:9092", Some("one")));
+        assert_eq!(groups.claim("g", claim("young", 20, "c:9092", Some("two"))), None);
+        assert!(groups.claim("g", claim("young", 20, "c:9092", Some("one"))).is_some());
+        assert!(groups.claim("g", claim("young", 20, "B:9092", None)).is_some());
+        assert_eq!(groups.claim("h", claim("young", 20, "a:9092", Some("one"))), None);
+    }
+}

@@ -1,0 +1,145 @@
+//! Validated + reading + children → what is to be: the glue between a pass and the planner. Pure but for the history, which
+//! is the planner's own.
+
+use jiff::Timestamp;
+use sluice_crds::{
+    kafkaconsumer::status::PlannerMemory,
+    tuning::{Knobs, Tuning},
+};
+
+use crate::{
+    group::Reading,
+    observe::Children,
+    validate::{Identity, Replicas, Validated},
+};
+
+/// What was decided, in the words of status.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Planned {
+    /// Pods decided on.
+    pub replicas: i32,
+    /// The knobs decided on.
+    pub knobs: Knobs,
+    /// Why, one word.
+    pub reason: String,
+    /// Why, one sentence.
+    pub message: String,
+    /// Records a second that must be handled.
+    pub demand: Option<f64>,
+    /// Records a second that one pod can handle.
+    pub capacity: Option<f64>,
+    /// The backlog in records.
+    pub backlog: Option<i64>,
+    /// Records that are not done.
+    pub lag: Option<i64>,
+    /// Seconds since the first of them arrived.
+    pub behind_seconds: Option<f64>,
+    /// Records a second that arrive.
+    pub arrival_rate: Option<f64>,
+    /// Records a second that are handled.
+    pub handled_rate: Option<f64>,
+    /// The bound that is in the way, as a word of `conditions::reason` and a sentence.
+    pub limited: Option<(&'static str, String)>,
+    /// Whether the lag is known, so that it decides.
+    pub known: bool,
+    /// What the planner wants to be remembered over a restart.
+    pub memory: Option<PlannerMemory>,
+}
+
+/// What the planner keeps of a consumer between passes.
+#[derive(Debug, Default)]
+pub struct History;
+
+/// Why a consumer may not touch its group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Conflict {
+    /// An older consumer has it.
+    Other(Identity),
+    /// Members that are not ours are in it.
+    Foreign(Vec<String>),
+}
+
+/// What is to be.
+#[derive(Clone, Debug)]
+pub struct Course {
+    /// Pods; `None` while nothing is known that would allow a first one.
+    pub replicas: Option<i32>,
+    /// Knobs.
+    pub tuning: Tuning,
+    /// What the planner said, where it could be asked.
+    pub planned: Option<Planned>,
+    /// Why nothing changes, if the group is not this consumer's.
+    pub conflict: Option<Conflict>,
+}
+
+/// Decides on pods and knobs: design.md §3 has the table of who decides what.
+pub fn course(
+    v: &Validated,
+    seen: &Children,
+    reading: &Reading,
+    conflict: Option<Conflict>,
+    history: &mut Option<History>,
+    now: Timestamp,
+) -> Course {
+    let current = current_knobs(v, seen);
+    let planned = ask(v, seen, reading, current, history, now);
+    let asked_for = seen.asked_for();
+    let partitions = reading.snapshot.as_ref().map(|s| s.partitions.len() as i32);
+    let within = |pods: i32| partitions.map_or(pods, |p| pods.min(p));
+    let replicas = match v.replicas {
+        Replicas::Suspended => Some(0),
+        // A group that is somebody else's gets no pod of ours; those that are there are left as they are.
+        _ if conflict.is_some() => Some(asked_for.unwrap_or(0)),
+        Replicas::Fixed(pods) => Some(within(pods)),
+        Replicas::AsTheyAre => Some(within(asked_for.unwrap_or_else(|| v.scaling.min_replicas.max(1)))),
+        Replicas::Planner => planned.as_ref().map(|p| within(p.replicas)).or(asked_for),
+    };
+    let may_tune = matches!(v.replicas, Replicas::Planner | Replicas::Fixed(_)) && conflict.is_none();
+    let tuning = match &planned {
+        Some(planned) if may_tune => next_knobs(current, v.within_bounds(planned.knobs)),
+        _ => next_knobs(current, v.within_bounds(current.knobs)),
+    };
+    Course { replicas, tuning, planned, conflict }
+}
+
+/// The knobs in the ConfigMap; where it is gone, those in status; else the first.
+fn current_knobs(v: &Validated, seen: &Children) -> Tuning {
+    let status = seen.status();
+    let kept = || {
+        let knobs = Knobs { batch_size: status.batch_size? as u32, concurrency: status.concurrency? as u32 };
+        Some(Tuning::new(status.tuning_revision? as u64, knobs))
+    };
+    seen.knobs().or_else(kept).unwrap_or_else(|| Tuning::new(1, v.first_knobs()))
+}
+
+fn next_knobs(current: Tuning, knobs: Knobs) -> Tuning {
+    if current.knobs == knobs { current } else { Tuning::new(current.revision + 1, knobs) }
+}
+
+/// Placeholder until the planner stands: holds what is.
+fn ask(
+    _v: &Validated,
+    seen: &Children,
+    reading: &Reading,
+    current: Tuning,
+    _history: &mut Option<History>,
+    _now: Timestamp,
+) -> Option<Planned> {
+    reading.snapshot.as_ref()?;
+    Some(Planned {
+        replicas: seen.asked_for().unwrap_or(0),
+        knobs: current.knobs,
+        reason: "LagUnknown".to_owned(),
+        message: "the planner is not connected".to_owned(),
+        demand: None,
+        capacity: None,
+        backlog: None,
+        lag: None,
+        behind_seconds: None,
+        arrival_rate: None,
+        handled_rate: None,
+        limited: None,
+        known: false,
+        memory: None,
+    })
+}

@@ -1,0 +1,224 @@
+//! The conditions: one setter for all of them, and what stands in the way of the pods in their own words. Pure.
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        core::v1::{ContainerStatus, Pod},
+    },
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+};
+use sluice_crds::{conditions::reason, labels};
+
+/// A pod that runs without being ready is only starting for so long.
+const STARTING: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
+/// The longest message: etcd and people have bounds.
+const MESSAGE: usize = 1_024;
+
+/// What a condition says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// True, False, or unknown.
+    pub status: Option<bool>,
+    /// A word of `conditions::reason`, or of the planner's list.
+    pub reason: String,
+    /// One sentence.
+    pub message: String,
+}
+
+impl Verdict {
+    /// A verdict.
+    pub fn new(status: Option<bool>, reason: &str, message: impl Into<String>) -> Self {
+        Self { status, reason: reason.to_owned(), message: message.into() }
+    }
+
+    /// True.
+    pub fn yes(reason: &str, message: impl Into<String>) -> Self {
+        Self::new(Some(true), reason, message)
+    }
+
+    /// False.
+    pub fn no(reason: &str, message: impl Into<String>) -> Self {
+        Self::new(Some(false), reason, message)
+    }
+
+    /// Unknown, since nothing was learnt yet.
+    pub fn pending(message: impl Into<String>) -> Self {
+        Self::new(None, reason::PENDING, message)
+    }
+
+    fn word(&self) -> &'static str {
+        match self.status {
+            Some(true) => "True",
+            Some(false) => "False",
+            None => "Unknown",
+        }
+    }
+}
+
+/// Sets a condition. `lastTransitionTime` changes only when the status does.
+pub fn set(conditions: &mut Vec<Condition>, type_: &str, verdict: &Verdict, generation: Option<i64>, now: Timestamp) {
+    let mut condition = Condition {
+        type_: type_.to_owned(),
+        status: verdict.word().to_owned(),
+        reason: verdict.reason.clone(),
+        message: shorten(&verdict.message, MESSAGE),
+        observed_generation: generation,
+        last_transition_time: Time(now),
+    };
+    match conditions.iter_mut().find(|c| c.type_ == type_) {
+        Some(old) => {
+            if old.status == condition.status {
+                condition.last_transition_time = old.last_transition_time.clone();
+            }
+            *old = condition;
+        }
+        None => conditions.push(condition),
+    }
+}
+
+/// The status of a condition: true, false, or unknown (also where it is missing).
+pub fn get(conditions: &[Condition], type_: &str) -> Option<bool> {
+    match conditions.iter().find(|c| c.type_ == type_)?.status.as_str() {
+        "True" => Some(true),
+        "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// Whether the pods are as decided, and what stands in their way if not.
+pub fn pods(desired: i32, deployment: Option<&Deployment>, pods: &[&Pod], now: Timestamp) -> Verdict {
+    if let Some(verdict) = obstacle(desired, deployment, pods, now) {
+        return verdict;
+    }
+    let Some(deployment) = deployment else {
+        return Verdict::no(reason::PROGRESSING, "the Deployment is about to be made");
+    };
+    let status = deployment.status.clone().unwrap_or_default();
+    let seen = status.observed_generation >= deployment.metadata.generation;
+    let (exist, ready) = (status.replicas.unwrap_or(0), status.ready_replicas.unwrap_or(0));
+    let updated = status.updated_replicas.unwrap_or(0);
+    if !seen || exist != desired || ready != desired || updated != desired {
+        let rollout = if updated < exist { format!(", {updated} of them new") } else { String::new() };
+        return Verdict::no(reason::PROGRESSING, format!("{ready} of {desired} pods ready{rollout}"));
+    }
+    match desired {
+        0 => Verdict::yes(reason::AS_DECIDED, "no pod is needed"),
+        n => Verdict::yes(reason::AS_DECIDED, format!("{n} of {n} pods ready")),
+    }
+}
+
+/// The first thing in the way: of pods that cannot be made, then of those that exist, the worst first.
+fn obstacle(desired: i32, deployment: Option<&Deployment>, pods: &[&Pod], now: Timestamp) -> Option<Verdict> {
+    let failed = deployment
+        .and_then(|d| {
+            d.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == "ReplicaFailure" && c.status == "True")
+        })
+        .filter(|_| desired > 0);
+    if let Some(failed) = failed {
+        return Some(Verdict::no(
+            reason::QUOTA,
+            failed.message.clone().unwrap_or_else(|| "pods are refused".to_owned()),
+        ));
+    }
+    let mut found: Vec<_> = pods
+        .iter()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+        .filter_map(|pod| pod_obstacle(pod, now).map(|(rank, reason, what)| (rank, name(pod), reason, what)))
+        .collect();
+    found.sort_unstable();
+    let (_, name, reason, what) = found.first()?;
+    let others = found.iter().filter(|f| f.2 == *reason).count() - 1;
+    let others = if others > 0 { format!(" (and {others} more)") } else { String::new() };
+    Some(Verdict::no(reason, format!("pod {name}{others}: {what}")))
+}
+
+fn name(pod: &Pod) -> &str {
+    pod.metadata.name.as_deref().unwrap_or_default()
+}
+
+/// What stands in one pod's way, with its rank.
+fn pod_obstacle(pod: &Pod, now: Timestamp) -> Option<(u8, &'static str, String)> {
+    let status = pod.status.as_ref()?;
+    let conditions = status.conditions.as_deref().unwrap_or_default();
+    let scheduled = conditions.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False");
+    if let Some(condition) = scheduled {
+        let why = condition.message.as_deref().or(condition.reason.as_deref()).unwrap_or("no node takes it");
+        return Some((3, reason::UNSCHEDULABLE, why.to_owned()));
+    }
+    let container = status.container_statuses.as_ref()?.iter().find(|c| c.name == labels::CONTAINER)?;
+    if container.ready {
+        return None;
+    }
+    let state = container.state.as_ref()?;
+    if let Some(waiting) = &state.waiting {
+        let (word, message) =
+            (waiting.reason.as_deref().unwrap_or_default(), waiting.message.as_deref().unwrap_or_default());
+        match word {
+            "ErrImagePull"
+            | "ImagePullBackOff"
+            | "InvalidImageName"
+            | "ErrImageNeverPull"
+            | "ImageInspectError"
+            | "RegistryUnavailable" => {
+                return Some((0, reason::IMAGE, format!("{word}: {message}")));
+            }
+            "CrashLoopBackOff" => return Some((1, reason::CRASH, ended(container))),
+            "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" | "PostStartHookError" => {
+                return Some((2, reason::NOT_READY, format!("{word}: {message}")));
+            }
+            _ => {}
+        }
+    }
+    // Between two starts the kubelet shows the end of the last one before it backs off.
+    if state.terminated.is_some() && container.restart_count > 0 {
+        return Some((1, reason::CRASH, ended(container)));
+    }
+    let since = state.running.as_ref()?.started_at.as_ref()?.0;
+    // One that runs again for a moment is still the one that ended: `Ready` is not to change its mind at each start.
+    let failed = container.last_state.as_ref().and_then(|s| s.terminated.as_ref()).is_some_and(|t| t.exit_code != 0);
+    if failed && now.duration_since(since) <= STARTING {
+        return Some((1, reason::CRASH, ended(container)));
+    }
+    if now.duration_since(since) > STARTING {
+        let ready = conditions.iter().find(|c| c.type_ == "Ready").and_then(|c| c.message.as_deref());
+        return Some((4, reason::NOT_READY, ready.unwrap_or("it runs, but does not become ready").to_owned()));
+    }
+    None
+}
+
+/// How a container ended last.
+fn ended(container: &ContainerStatus) -> String {
+    let last = container.state.as_ref().and_then(|s| s.terminated.as_ref());
+    let last = last.or_else(|| container.last_state.as_ref().and_then(|s| s.terminated.as_ref()));
+    let Some(last) = last else { return "it ends again and again".to_owned() };
+    let word = last.reason.as_deref().unwrap_or("Error");
+    let says = last.message.as_deref().map(str::trim).filter(|m| !m.is_empty());
+    // The end of a log holds the error; its beginning is the same for all.
+    let says = says.map(|m| format!(": {}", tail(m, 400))).unwrap_or_default();
+    format!("it ended with {word}, exit code {}{says}", last.exit_code)
+}
+
+/// At most `max` bytes from the beginning.
+pub fn shorten(text: &str, max: usize) -> String {
+    if text.len() <= max {
+        return text.to_owned();
+    }
+    let mut end = max.saturating_sub('…'.len_utf8());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &text[..end])
+}
+
+/// At most `max` bytes from the end.
+fn tail(text: &str, max: usize) -> String {
+    if text.len() <= max {
+        return text.to_owned();
+    }
+    let mut begin = text.len() - max;
+    while !text.is_char_boundary(begin) {
+        begin += 1;
+    }
+    format!("…{}", &text[begin..])
+}

@@ -1,0 +1,176 @@
+//! Start, run and stop: connects, waits for the definition, watches each scope, serves health, and drains on SIGTERM.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::{Client, Config};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    args::Args,
+    controller::{self, Shared},
+    group::Kafka,
+    groups::Groups,
+    health::{self, Health},
+    metrics::Metrics,
+    report::events::Events,
+    watch,
+};
+
+/// How long passes that run may go on after SIGTERM; the chart's grace period is longer.
+const DRAIN: Duration = Duration::from_secs(20);
+/// The definition is looked for this often.
+const LOOK: Duration = Duration::from_secs(2);
+/// Every so many looks a line says that it is still missing.
+const SAY: u32 = 5;
+
+/// Why the operator cannot run; it then ends with a failure, since waiting would not help.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Neither in a cluster nor with a kubeconfig.
+    #[error("cannot find out how to reach the API server: {0}")]
+    Config(#[source] kube::Error),
+    /// The client could not be made.
+    #[error("cannot make a client for the API server: {0}")]
+    Client(#[source] kube::Error),
+    /// The API server does not know this account.
+    #[error("the API server refuses this account: {0}")]
+    Refused(#[source] kube::Error),
+    /// Signals or the listening socket.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot run at all; what may pass (no API server, no definition, no Kafka) is waited for.
+pub async fn run(args: Args) -> Result<(), Error> {
+    let stop = CancellationToken::new();
+    stop_on_signals(&stop)?;
+    let config = Config::infer().await.map_err(|e| Error::Config(kube::Error::InferConfig(e)))?;
+    let client = Client::try_from(config).map_err(Error::Client)?;
+    operate(args, client, Arc::new(Unconnected), stop).await
+}
+
+/// Operates through `client` until `stop`: [`run`] without signals and kubeconfig.
+///
+/// # Errors
+/// As [`run`].
+pub async fn operate(args: Args, client: Client, kafka: Arc<dyn Kafka>, stop: CancellationToken) -> Result<(), Error> {
+    let health = Arc::new(Health::default());
+    let metrics = Arc::new(Metrics::default());
+    health.wait_for(DEFINITION);
+    let served = Arc::clone(&metrics);
+    let router = health::router(Arc::clone(&health), Arc::new(move || served.render()));
+    let server = tokio::spawn(health::serve(args.listen, router, stop.clone()));
+    // A port that is taken is found at once; afterwards the server ends only with the operator.
+    let server = async {
+        match server.await {
+            Ok(Err(source)) => Err(Error::Io { what: "serve /livez, /readyz and /metrics", source }),
+            _ => Ok(()),
+        }
+    };
+    let shared = Arc::new(Shared {
+        events: Events::new(client.clone(), args.pod_name.clone()),
+        client,
+        image: args.image().map(str::to_owned),
+        groups: Groups::default(),
+        kafka,
+        metrics,
+        health,
+    });
+    let work = async {
+        tokio::select! {
+            found = definition(&shared) => found?,
+            () = stop.cancelled() => return Ok(()),
+        }
+        let scopes = args
+            .scopes()
+            .iter()
+            .map(|namespace| watch::scope(&shared.client, namespace.as_deref(), &shared.metrics))
+            .collect();
+        tokio::select! {
+            () = controller::run(&shared, scopes, args.concurrency, stop.clone()) => {}
+            () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => {
+                tracing::warn!("passes did not end in time and are cut off");
+            }
+        }
+        Ok(())
+    };
+    tokio::pin!(server);
+    tokio::select! {
+        ended = work => { stop.cancel(); ended }
+        ended = &mut server => ended,
+    }
+}
+
+const DEFINITION: &str = "the definition of kafkaconsumers.sluice.dev";
+
+/// Waits until the API server serves `KafkaConsumer`: a restart would not bring the definition, so none is asked for.
+async fn definition(shared: &Shared) -> Result<(), Error> {
+    for look in 0_u32.. {
+        match shared.client.list_api_group_resources("sluice.dev/v1alpha1").await {
+            Ok(list) if list.resources.iter().any(|r| r.name == "kafkaconsumers") => break,
+            Err(error @ kube::Error::Api(_)) if refused(&error) => return Err(Error::Refused(error)),
+            // Discovery answers "not found" for a group that nobody has defined.
+            Ok(_) => missing(look, "it is not installed"),
+            Err(kube::Error::Api(status)) if status.is_not_found() => missing(look, "it is not installed"),
+            Err(error) => missing(look, &error.to_string()),
+        }
+        shared.health.tick();
+        tokio::time::sleep(LOOK).await;
+    }
+    shared.health.done(DEFINITION);
+    Ok(())
+}
+
+fn refused(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 401 | 403))
+}
+
+fn missing(look: u32, why: &str) {
+    if look % SAY == 0 {
+        tracing::warn!(why, "waiting for {DEFINITION}: install the chart sluice-crds");
+    }
+}
+
+fn stop_on_signals(stop: &CancellationToken) -> Result<(), Error> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signals = signal(kind).map_err(|source| Error::Io { what: "listen for signals", source })?;
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            signals.recv().await;
+            tracing::info!("stopping");
+            stop.cancel();
+        });
+    }
+    Ok(())
+}
+
+/// Placeholder until the readers stand.
+struct Unconnected;
+
+impl Kafka for Unconnected {
+    fn follow(&self, _: &sluice_crds::config::KafkaConfig, _: crate::group::Bell) -> Arc<dyn crate::group::Group> {
+        Arc::new(Self)
+    }
+}
+
+impl crate::group::Group for Unconnected {
+    fn reading(&self) -> crate::group::Reading {
+        crate::group::Reading::default()
+    }
+    fn with_members(&self, _: bool) {}
+    fn commit(
+        &self,
+        _: Vec<(sluice_planner::snapshot::TopicPartition, i64)>,
+    ) -> futures::future::BoxFuture<'_, Result<(), crate::group::Trouble>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}

@@ -1,0 +1,285 @@
+//! Spec → [`Validated`]: names typed, defaults resolved, what was pinned taken from status. Pure.
+//!
+//! The API server refuses most of what is wrong before it gets here. Objects that were stored before a rule existed do
+//! get here, so the rules are checked again; what is wrong becomes a condition, and no retry.
+
+use std::collections::BTreeSet;
+
+use kube::core::cel::ErrorKind;
+use sluice_crds::{
+    KafkaConsumer,
+    config::KafkaConfig,
+    kafkaconsumer::{
+        Delivery, Handler, Ordering, Pod, Scaling, TuningSpec,
+        kafka::{CODE_PROPERTIES, ENGINE_PROPERTIES, GroupProtocol, PROTOCOL_PROPERTIES, SECRET_PREFIXES, StartFrom},
+        scaling::ScalingMode,
+    },
+    labels,
+    tuning::Knobs,
+};
+
+/// The batch size that a consumer begins with, within its bounds: large enough that an ordinary load needs no change,
+/// small enough that a slow handler ends a batch within its timeout.
+const FIRST_BATCH_SIZE: i32 = 50;
+
+/// Volumes of the operator's own, whose names a user's volumes cannot have.
+pub const OWN_VOLUMES: [&str; 2] = ["sluice-config", "sluice-tuning"];
+
+/// A consumer whose spec was found good; nothing downstream looks at the raw spec.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Validated {
+    /// Which consumer.
+    pub id: Identity,
+    /// Brokers, topics and group; the protocol is `Auto` until the reader resolved it.
+    pub kafka: KafkaConfig,
+    /// Where a group without offsets begins.
+    pub start_from: StartFrom,
+    /// What is done with the records.
+    pub handler: Handler,
+    /// The ordering domain.
+    pub ordering: Ordering,
+    /// Who decides on the pods.
+    pub replicas: Replicas,
+    /// Bounds and targets of the pods.
+    pub scaling: Scaling,
+    /// Bounds and targets of the knobs.
+    pub tuning: TuningSpec,
+    /// Retries and the time to drain.
+    pub delivery: Delivery,
+    /// The pods' template.
+    pub pod: Pod,
+    /// The consumer's image.
+    pub image: String,
+    /// The operator leaves the children alone.
+    pub paused: bool,
+    /// A group with members that are not ours may be taken over.
+    pub take_over: bool,
+}
+
+/// Which consumer: what its children's names, labels and owner references are made of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+}
+
+/// Who decides on the pods: docs/architecture.md has the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replicas {
+    /// The planner.
+    Planner,
+    /// Nobody: they stay as they are. The planner's decision is reported.
+    AsTheyAre,
+    /// `spec.replicas`.
+    Fixed(i32),
+    /// `spec.suspend`: none.
+    Suspended,
+}
+
+/// Why a spec cannot be followed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// It breaks rules; each sentence says what to write.
+    #[error("{}", .0.join("; "))]
+    Spec(Vec<String>),
+    /// Neither the spec nor the operator names an image.
+    #[error("no image: set spec.pod.image, or start the operator with --consumer-image")]
+    NoImage,
+    /// The object came without a name, namespace or uid, which no API server does.
+    #[error("the object has no {0}")]
+    Incomplete(&'static str),
+}
+
+impl Validated {
+    /// The knobs of a consumer that has none yet: a batch of 50 and the least concurrency, within the bounds.
+    pub fn first_knobs(&self) -> Knobs {
+        let (batch, concurrency) = (self.tuning.batch_size, self.tuning.concurrency);
+        Knobs { batch_size: FIRST_BATCH_SIZE.clamp(batch.min, batch.max) as u32, concurrency: concurrency.min as u32 }
+    }
+
+    /// `knobs` within the bounds, which may have changed since they were chosen.
+    pub fn within_bounds(&self, knobs: Knobs) -> Knobs {
+        let (batch, concurrency) = (self.tuning.batch_size, self.tuning.concurrency);
+        Knobs {
+            batch_size: knobs.batch_size.clamp(batch.min as u32, batch.max as u32),
+            concurrency: knobs.concurrency.clamp(concurrency.min as u32, concurrency.max as u32),
+        }
+    }
+}
+
+/// Who the object is.
+///
+/// # Errors
+/// [`Error::Incomplete`].
+pub fn identity(consumer: &KafkaConsumer) -> Result<Identity, Error> {
+    let meta = &consumer.metadata;
+    Ok(Identity {
+        namespace: meta.namespace.clone().ok_or(Error::Incomplete("namespace"))?,
+        name: meta.name.clone().ok_or(Error::Incomplete("name"))?,
+        uid: meta.uid.clone().ok_or(Error::Incomplete("uid"))?,
+    })
+}
+
+/// Whether the operator is to leave the children alone.
+pub fn is_paused(consumer: &KafkaConsumer) -> bool {
+    is_set(consumer, labels::PAUSED)
+}
+
+/// The rules that a spec breaks. Evaluating them takes milliseconds, and passes come every second: so once for each
+/// generation of the spec.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    checked: Option<i64>,
+    broken: Vec<String>,
+}
+
+impl Rules {
+    fn broken_by(&mut self, consumer: &KafkaConsumer) -> &[String] {
+        let generation = consumer.metadata.generation;
+        if generation.is_none() || self.checked != generation {
+            self.broken = broken_rules(consumer);
+            self.checked = generation;
+        }
+        &self.broken
+    }
+}
+
+/// Makes a [`Validated`] of a consumer. `default_image` is for a consumer that names none and has none pinned.
+///
+/// # Errors
+/// When the spec cannot be followed.
+pub fn validate(consumer: &KafkaConsumer, default_image: Option<&str>, rules: &mut Rules) -> Result<Validated, Error> {
+    let id = identity(consumer)?;
+    let broken = rules.broken_by(consumer);
+    if !broken.is_empty() {
+        return Err(Error::Spec(broken.to_vec()));
+    }
+    let (spec, status) = (&consumer.spec, consumer.status.clone().unwrap_or_default());
+    let image = spec.pod.image.clone().or(status.image).or_else(|| default_image.map(str::to_owned));
+    let group_id = status
+        .group_id
+        .or_else(|| spec.kafka.group_id.clone())
+        .unwrap_or_else(|| format!("{}.{}", id.namespace, id.name));
+    let protocol = match spec.kafka.protocol {
+        GroupProtocol::Auto => status.protocol.unwrap_or(GroupProtocol::Auto),
+        chosen => chosen,
+    };
+    let replicas = match (spec.suspend, spec.scaling.mode) {
+        (true, _) => Replicas::Suspended,
+        (_, ScalingMode::Auto) => Replicas::Planner,
+        (_, ScalingMode::DryRun) => Replicas::AsTheyAre,
+        // The rule that requires it in this mode was checked above.
+        (_, ScalingMode::Manual) => Replicas::Fixed(spec.replicas.unwrap_or(0)),
+    };
+    Ok(Validated {
+        kafka: KafkaConfig {
+            bootstrap_servers: spec.kafka.bootstrap_servers.clone(),
+            topics: spec.kafka.topics.iter().collect::<BTreeSet<_>>().into_iter().cloned().collect(),
+            group_id,
+            protocol,
+            isolation: spec.kafka.isolation,
+            properties: spec.kafka.properties.clone(),
+        },
+        start_from: spec.kafka.start_from,
+        handler: spec.handler.clone(),
+        ordering: spec.ordering,
+        replicas,
+        scaling: spec.scaling.clone(),
+        tuning: spec.tuning.clone(),
+        delivery: spec.delivery.clone(),
+        pod: spec.pod.clone(),
+        image: image.ok_or(Error::NoImage)?,
+        paused: is_paused(consumer),
+        take_over: is_set(consumer, labels::TAKE_OVER),
+        id,
+    })
+}
+
+fn is_set(consumer: &KafkaConsumer, annotation: &str) -> bool {
+    consumer.metadata.annotations.as_ref().and_then(|a| a.get(annotation)).is_some_and(|value| value == "true")
+}
+
+/// Every rule that the object breaks, as sentences that say what to write.
+fn broken_rules(consumer: &KafkaConsumer) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if let Err(errors) = consumer.validate_cel() {
+        // Rules that this build cannot evaluate were evaluated by the API server: only a clear "no" counts.
+        wrong.extend(errors.iter().filter(|e| e.kind == ErrorKind::ValidationFailure).map(|e| e.message.clone()));
+    }
+    let spec = &consumer.spec;
+    let mut rule = |holds: bool, sentence: &str| {
+        if !holds && !wrong.iter().any(|w| w == sentence) {
+            wrong.push(sentence.to_owned());
+        }
+    };
+    rule((1..=64).contains(&spec.kafka.topics.len()), "kafka.topics needs 1 to 64 topics");
+    rule(
+        spec.kafka.topics.iter().all(|t| is_topic(t)),
+        "kafka.topics holds a name that no topic can have: use a-z, A-Z, 0-9, '.', '_' and '-', at most 249 of them",
+    );
+    rule(
+        !spec.kafka.bootstrap_servers.is_empty() && spec.kafka.bootstrap_servers.split(',').all(is_address),
+        "kafka.bootstrapServers needs addresses host:port, separated by commas",
+    );
+    rule(
+        spec.handler.http.as_ref().is_none_or(|h| h.url.starts_with("http://") || h.url.starts_with("https://")),
+        "handler.http.url must begin with http:// or https://",
+    );
+    rule(spec.replicas.is_none_or(|n| n >= 0), "spec.replicas must not be negative");
+    rule(spec.scaling.min_replicas >= 0, "scaling.minReplicas must not be negative");
+    rule(spec.scaling.max_replicas.is_none_or(|n| n >= 1), "scaling.maxReplicas must be at least 1");
+    rule((10..=100).contains(&spec.scaling.target_utilization), "scaling.targetUtilization must be 10 to 100");
+    rule(spec.tuning.batch_size.min >= 1, "tuning.batchSize.min must be at least 1");
+    rule(spec.tuning.concurrency.min >= 1, "tuning.concurrency.min must be at least 1");
+    rule(
+        spec.tuning.batch_size.min <= spec.tuning.batch_size.max,
+        "tuning.batchSize.min must not be greater than tuning.batchSize.max",
+    );
+    rule(
+        spec.tuning.concurrency.min <= spec.tuning.concurrency.max,
+        "tuning.concurrency.min must not be greater than tuning.concurrency.max",
+    );
+    rule(spec.delivery.retry.max_retries >= 0, "delivery.retry.maxRetries must not be negative");
+    for name in spec.kafka.properties.keys() {
+        if let Some(why) = refused_property(name) {
+            rule(false, &format!("kafka.properties: remove {name}: {why}"));
+        }
+    }
+    // Only the log filter is a user's; everything else of that prefix is set by the operator.
+    rule(
+        spec.pod.env.iter().all(|e| !e.name.starts_with("SLUICE_") || e.name == labels::ENV_LOG),
+        "pod.env: names that begin with SLUICE_ are the operator's (SLUICE_LOG may be set)",
+    );
+    rule(
+        spec.pod.volumes.iter().all(|v| !OWN_VOLUMES.contains(&v.name.as_str())),
+        "pod.volumes: the names sluice-config and sluice-tuning are the operator's",
+    );
+    wrong
+}
+
+/// Why a librdkafka setting is refused, if it is.
+fn refused_property(name: &str) -> Option<&'static str> {
+    if ENGINE_PROPERTIES.contains(&name) {
+        Some("the engine owns it")
+    } else if PROTOCOL_PROPERTIES.contains(&name) {
+        Some("it belongs to one group protocol; choose kafka.protocol instead")
+    } else if CODE_PROPERTIES.contains(&name) || SECRET_PREFIXES.iter().any(|p| name.starts_with(p)) {
+        Some("it carries a secret or loads code, and this stands in a ConfigMap")
+    } else {
+        None
+    }
+}
+
+fn is_topic(name: &str) -> bool {
+    (1..=249).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
+fn is_address(address: &str) -> bool {
+    address.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok()
+    })
+}
