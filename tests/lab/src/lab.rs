@@ -172,7 +172,8 @@ impl Lab {
 
     /// Stops the API server and starts it again after `away`.
     pub fn restart_api_server(&self, away: Duration) -> Result<()> {
-        self.processes.end("kube-apiserver", Duration::from_secs(20));
+        // Asked to end, it refuses new requests at once and holds open watches for a minute.
+        self.processes.end("kube-apiserver", Duration::from_secs(3));
         std::thread::sleep(away);
         control_plane::start_api_server(&self.folders, &self.processes)?;
         control_plane::wait_api_server(&self.folders, &self.processes)
