@@ -66,7 +66,7 @@ pub use self::{
         .message("spec.replicas goes with spec.scaling.mode: Manual, and is required there; in the modes Auto and DryRun remove it, and use scaling.minReplicas and maxReplicas for bounds"),
     validation = Rule::new("!has(self.handler.custom) || has(self.pod.image)")
         .message("handler.custom needs spec.pod.image: the image of your own consumer, built on the library"),
-    validation = Rule::new("duration(self.delivery.drainTimeout) <= duration(string(self.pod.terminationGracePeriodSeconds - 10) + 's')")
+    validation = Rule::new("duration(self.delivery.drainTimeout).getSeconds() <= self.pod.terminationGracePeriodSeconds - 10")
         .message("delivery.drainTimeout must be at least 10 s less than pod.terminationGracePeriodSeconds (35 by default), so that a stopping pod can commit and leave its group"),
 )]
 pub struct KafkaConsumerSpec {
