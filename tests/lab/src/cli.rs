@@ -5,7 +5,7 @@ use std::{os::unix::process::CommandExt, path::PathBuf};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{Lab, folders::Folders, load, progress::Progress, record, verify};
+use crate::{Lab, demo, folders::Folders, load, progress::Progress, record, verify};
 
 /// The test lab: a real Kubernetes and a real Kafka on this machine.
 #[derive(Debug, Parser)]
@@ -62,6 +62,8 @@ enum Verb {
     Verify(verify::cli::VerifyArgs),
     /// Write one CSV line a second of what a KafkaConsumer does.
     Record(record::cli::RecordArgs),
+    /// Show what Sluice makes of a spike: `cargo demo`.
+    Demo(demo::DemoArgs),
 }
 
 /// Does what was asked.
@@ -107,5 +109,6 @@ pub fn run(arguments: Arguments) -> Result<()> {
         Verb::Load(arguments) => load::cli::run(arguments),
         Verb::Verify(arguments) => verify::cli::run(arguments),
         Verb::Record(arguments) => record::cli::run(arguments),
+        Verb::Demo(arguments) => demo::run(&arguments),
     }
 }

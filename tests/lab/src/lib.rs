@@ -7,6 +7,7 @@ pub mod certificates;
 pub mod cgroups;
 pub mod cli;
 pub mod control_plane;
+pub mod demo;
 pub mod folders;
 pub mod images;
 pub mod kafka;

@@ -74,6 +74,12 @@ impl Collector {
         lock(&self.evidence).topic(topic).distinct()
     }
 
+    /// The same for somebody else to ask, as long as this collection lasts.
+    pub fn counter(&self, topic: &str) -> impl Fn() -> u64 + Send + Sync + 'static + use<> {
+        let (evidence, topic) = (Arc::clone(&self.evidence), topic.to_owned());
+        move || lock(&evidence).topic(&topic).distinct()
+    }
+
     /// Whether all that was acknowledged of a load has been handled.
     pub fn covers(&self, manifest: &Manifest) -> bool {
         let evidence = lock(&self.evidence);

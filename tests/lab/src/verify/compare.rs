@@ -58,13 +58,26 @@ pub struct Verdict {
     pub delay: Delay,
     /// The same for each partition.
     pub partitions: BTreeMap<i32, PartitionVerdict>,
-    /// For each second: its beginning in milliseconds since the Unix epoch, and the most seconds behind in it.
-    pub behind: Vec<(i64, f64)>,
+    /// Each second, from the first record to the last handling.
+    pub seconds: Vec<Second>,
     /// The first few faults of each kind, in words.
     pub examples: Vec<String>,
     /// Seconds behind at moments 100 ms apart, from the first record to the last handling.
     #[serde(skip)]
     samples: Vec<(i64, f64)>,
+}
+
+/// What happened in one second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Second {
+    /// Its beginning, milliseconds since the Unix epoch.
+    pub at: i64,
+    /// Records that were created.
+    pub produced: u64,
+    /// Records whose first handling was done.
+    pub handled: u64,
+    /// The most seconds behind: the age of the oldest record that was there and not handled.
+    pub behind: f64,
 }
 
 /// Delays in milliseconds.
@@ -168,7 +181,7 @@ pub fn compare(produced: &Produced, evidence: &TopicEvidence, lane: Lane) -> Ver
     }
     verdict.delay = delays.delay();
     verdict.samples = behind(&mut times);
-    verdict.behind = by_second(&verdict.samples);
+    verdict.seconds = by_second(&verdict.samples, &times);
     verdict
 }
 
@@ -294,16 +307,22 @@ fn behind(times: &mut [(i64, i64)]) -> Vec<(i64, f64)> {
     samples
 }
 
-fn by_second(samples: &[(i64, f64)]) -> Vec<(i64, f64)> {
-    let mut seconds: Vec<(i64, f64)> = Vec::new();
+fn by_second(samples: &[(i64, f64)], times: &[(i64, i64)]) -> Vec<Second> {
+    let mut seconds: BTreeMap<i64, Second> = BTreeMap::new();
+    let mut second = |at: i64, add: &dyn Fn(&mut Second)| {
+        let at = at - at.rem_euclid(1_000);
+        add(seconds.entry(at).or_insert(Second { at, ..Second::default() }));
+    };
     for &(at, behind) in samples {
-        let second = at - at.rem_euclid(1_000);
-        match seconds.last_mut() {
-            Some(last) if last.0 == second => last.1 = last.1.max(behind),
-            _ => seconds.push((second, behind)),
+        second(at, &|second| second.behind = second.behind.max(behind));
+    }
+    for &(created, handled) in times {
+        second(created / 1_000, &|second| second.produced += 1);
+        if handled != i64::MAX {
+            second(handled / 1_000, &|second| second.handled += 1);
         }
     }
-    seconds
+    seconds.into_values().collect()
 }
 
 /// Counts delays with three digits, in microseconds up to a day.
@@ -472,8 +491,8 @@ mod tests {
         let verdict = compare(&ten(), handled(&calls).topic("t"), Lane::Key);
         assert!((verdict.most_behind(0, 4_400) - 4.4).abs() < 1e-9);
         assert!(verdict.most_behind(4_500, 20_000) < 0.11);
-        assert_eq!(verdict.behind[0], (0, 0.9));
-        assert_eq!(verdict.behind[4], (4_000, 4.4));
+        assert_eq!(verdict.seconds[0], Second { at: 0, produced: 1, handled: 0, behind: 0.9 });
+        assert_eq!(verdict.seconds[4], Second { at: 4_000, produced: 1, handled: 5, behind: 4.4 });
         assert_eq!(verdict.below_for_good(0, 9_000, 2.0), Some(Duration::from_millis(4_500)));
         assert_eq!(verdict.below_for_good(5_000, 9_000, 2.0), Some(Duration::ZERO));
         assert_eq!(verdict.below_for_good(0, 4_000, 2.0), None);

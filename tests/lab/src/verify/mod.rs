@@ -17,7 +17,7 @@ pub mod topic;
 
 pub use self::{
     collector::Collector,
-    compare::{Lane, Verdict, compare},
+    compare::{Lane, Second, Verdict, compare},
     evidence::{Evidence, Handled, TopicEvidence},
     topic::{Produced, TopicReader},
 };
