@@ -2,7 +2,12 @@
 //!
 //! It reads [`EngineStatus`] and answers; it decides nothing.
 
-use std::{fmt, fs, io, net::SocketAddr, sync::Arc};
+use std::{
+    fmt::{self, Write as _},
+    fs, io,
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use axum::{
     Router,
@@ -56,7 +61,8 @@ async fn readyz(State(status): State<Arc<EngineStatus>>) -> (StatusCode, String)
     let mut text = String::new();
     let mut line = |applies: bool, words: &dyn fmt::Display| {
         if applies {
-            text.push_str(&format!("{words}\n"));
+            // Writing into a String cannot fail.
+            let _ = writeln!(text, "{words}");
         }
     };
     line(status.ready(), &format_args!("ok: a member of the group, partitions: {}", status.partitions.get()));

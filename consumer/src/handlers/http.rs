@@ -105,6 +105,8 @@ pub struct HttpHandler {
 enum CallError {
     #[error("no complete answer within {0:?}")]
     Timeout(Duration),
+    #[error("the receiver cannot be reached: {0}")]
+    Connect(String),
     #[error("the call failed: {0}")]
     Send(String),
     #[error("the answer broke off: {0}")]
@@ -160,7 +162,12 @@ impl HttpHandler {
             Ok(Err(error)) => error,
             Err(_) => CallError::Timeout(self.timeout),
         };
-        Verdict::Unavailable { reason: error.to_string(), after: None }
+        let (reason, after) = (error.to_string(), None);
+        if matches!(error, CallError::Connect(_)) {
+            Verdict::Unavailable { reason, after }
+        } else {
+            Verdict::NoAnswer { reason, after }
+        }
     }
 
     async fn exchange(&self, call: Call, attempt: u32, several: bool) -> Result<Verdict, CallError> {
@@ -171,7 +178,11 @@ impl HttpHandler {
         headers.clone_from(&self.headers);
         headers.extend(call.headers);
         headers.insert("sluice-attempt", HeaderValue::from(attempt));
-        let answer = self.client.request(request).await.map_err(|e| CallError::Send(chain(&e)))?;
+        let answer = self
+            .client
+            .request(request)
+            .await
+            .map_err(|e| if e.is_connect() { CallError::Connect(chain(&e)) } else { CallError::Send(chain(&e)) })?;
         let (head, body) = answer.into_parts();
         let announced = head.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
         if announced.is_some_and(|length| length > MAX_ANSWER) {
@@ -222,7 +233,7 @@ struct Delivery<'a> {
     outcomes: Vec<Option<Outcome>>,
     /// The lanes in which a record failed: what comes after it must not overtake it.
     stopped: HashSet<u32>,
-    /// Why the batch failed, where all of it was one call and nothing is known of the single record.
+    /// Why the batch failed, where all of it was one call and one record may be to blame: the engine divides it.
     as_a_whole: Option<Outcome>,
 }
 
@@ -255,12 +266,13 @@ impl<'a> Delivery<'a> {
                 }
                 Verdict::Refused { reason, .. } => self.stop(&indices, &Outcome::dead(reason)),
                 Verdict::Failed { reason, after } => {
-                    let outcome = Outcome::Retry { reason: reason.into(), after };
-                    self.stop(&indices, &outcome);
-                    self.as_a_whole = (indices.len() == self.records.len()).then_some(outcome);
+                    self.fail(&indices, Outcome::Retry { reason: reason.into(), after });
+                }
+                // After these two the rest would fail as well, each record after a timeout of its own.
+                Verdict::NoAnswer { reason, after } => {
+                    return self.fail(&indices, Outcome::Retry { reason: reason.into(), after });
                 }
                 Verdict::Unavailable { reason, after } => {
-                    // The rest would fail as well, each after a timeout of its own.
                     return self.stop(&indices, &Outcome::Retry { reason: reason.into(), after });
                 }
             }
@@ -307,6 +319,12 @@ impl<'a> Delivery<'a> {
             };
             self.stop(&[index], &if *dead { Outcome::dead(reason) } else { Outcome::retry(reason) });
         }
+    }
+
+    /// Notes a call that failed, perhaps because of one of its records.
+    fn fail(&mut self, indices: &[usize], outcome: Outcome) {
+        self.stop(indices, &outcome);
+        self.as_a_whole = (indices.len() == self.records.len()).then_some(outcome);
     }
 
     /// Notes records that are not done, and ends their lanes for this batch.

@@ -27,6 +27,13 @@ pub enum Verdict {
         /// Not before this time has passed.
         after: Option<Duration>,
     },
+    /// Not done, and nobody said why: the receiver may have stumbled over one of the records, or be away.
+    NoAnswer {
+        /// Why, for people.
+        reason: String,
+        /// Not before this time has passed.
+        after: Option<Duration>,
+    },
     /// Not done, and another call would fail as well: the receiver, or the way to it, is what is in the way.
     Unavailable {
         /// Why, for people.
@@ -63,6 +70,8 @@ pub fn read(status: StatusCode, headers: &HeaderMap, body: &[u8], several: bool,
         // rights: with them a wrong URL or an expired token would bury a whole topic.
         400 | 413 | 415 | 422 | 431 => Verdict::Refused { reason: describe(status, body), media_type: status == 415 },
         408 | 409 | 425 | 500 | 501 | 505..=599 => Verdict::Failed { reason: describe(status, body), after },
+        // A proxy, on behalf of a receiver that broke off or took too long.
+        502 | 504 => Verdict::NoAnswer { reason: describe(status, body), after },
         300..=399 => {
             let to = headers.get(LOCATION).and_then(|v| v.to_str().ok()).unwrap_or("an unnamed address");
             let reason =
@@ -178,7 +187,10 @@ mod tests {
         for code in [408, 409, 425, 500, 501, 505, 599] {
             assert!(matches!(status(code), Verdict::Failed { .. }), "{code}");
         }
-        for code in [301, 307, 401, 403, 404, 405, 410, 429, 451, 502, 503, 504] {
+        for code in [502, 504] {
+            assert!(matches!(status(code), Verdict::NoAnswer { .. }), "{code}");
+        }
+        for code in [301, 307, 401, 403, 404, 405, 410, 429, 451, 503] {
             assert!(matches!(status(code), Verdict::Unavailable { .. }), "{code}");
         }
     }

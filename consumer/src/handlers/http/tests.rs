@@ -1,8 +1,13 @@
 //! The handler against receivers on the wire: those that answer, and those that do not.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, net::SocketAddr};
 
-use axum::{Router, body::Body, extract::State, response::Response};
+use axum::{
+    Router,
+    body::Body,
+    extract::{ConnectInfo, State},
+    response::Response,
+};
 use http::header::CONTENT_TYPE;
 use sluice_crds::Duration as SpecDuration;
 use tokio::{
@@ -20,6 +25,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// A call as the receiver saw it.
 #[derive(Clone, Debug)]
 struct Seen {
+    from: SocketAddr,
     headers: HeaderMap,
     body: Bytes,
 }
@@ -55,15 +61,20 @@ impl Receiver {
         let app = Router::new().fallback(Self::receive).with_state(receiver.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/records?source=kafka", listener.local_addr().unwrap());
+        let app = app.into_make_service_with_connect_info::<SocketAddr>();
         tokio::spawn(axum::serve(listener, app).into_future());
         (receiver, url)
     }
 
-    async fn receive(State(receiver): State<Self>, request: axum::extract::Request) -> Response {
+    async fn receive(
+        State(receiver): State<Self>,
+        ConnectInfo(from): ConnectInfo<SocketAddr>,
+        request: axum::extract::Request,
+    ) -> Response {
         assert_eq!((request.method().as_str(), request.uri().to_string().as_str()), ("POST", "/records?source=kafka"));
         let (head, body) = request.into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
-        receiver.seen.lock().unwrap().push(Seen { headers: head.headers, body });
+        receiver.seen.lock().unwrap().push(Seen { from, headers: head.headers, body });
         receiver.answers.lock().unwrap().pop_front().unwrap_or_else(|| answer(204, ""))
     }
 
@@ -159,6 +170,8 @@ async fn several_records_are_one_call_on_a_connection_that_is_kept() {
         assert_eq!(short(&handle(&handler, records(3)).await), "...");
     }
     assert_eq!(receiver.calls(), [[1, 2, 3]; 3]);
+    let connections: HashSet<_> = receiver.seen().iter().map(|seen| seen.from).collect();
+    assert_eq!(connections.len(), 1);
 }
 
 #[tokio::test]
@@ -279,7 +292,7 @@ async fn an_answer_without_end_is_not_read_to_its_end() {
     for body in [Body::from_stream(endless), Body::from(vec![b' '; MAX_ANSWER + 1])] {
         let (_, url) = Receiver::start([answer(200, body)]).await;
         let outcomes = handle(&handler(&url), records(2)).await;
-        assert_eq!(short(&outcomes), "rr");
+        assert_eq!(short(&outcomes), "R");
         assert!(reason(&outcomes).contains("larger than 1048576 bytes"), "{}", reason(&outcomes));
     }
 }
@@ -291,7 +304,7 @@ async fn a_receiver_that_stalls_is_given_up_at_the_timeout() {
             .await;
     let handler = handler_within(&url, SpecDuration::from_millis(100));
     let outcomes = handle(&handler, records(2)).await;
-    assert_eq!(short(&outcomes), "rr");
+    assert_eq!(short(&outcomes), "R");
     assert!(reason(&outcomes).contains("within 100ms"), "{}", reason(&outcomes));
 }
 
@@ -320,23 +333,35 @@ async fn a_receiver_that_breaks_off_costs_no_record() {
         ("SSH-2.0-OpenSSH_9.2\r\n", "call failed"),
     ] {
         let url = raw(move |mut stream| async move {
-            let _ = stream.read(&mut [0; 65_536]).await;
+            let _ = stream.read(&mut vec![0; 65_536]).await;
             let _ = stream.write_all(bytes.as_bytes()).await;
         })
         .await;
         for count in [1, 2] {
             let outcomes = handle(&handler(&url), records(count)).await;
-            assert_eq!(short(&outcomes), "r".repeat(count as usize), "{bytes:?}");
+            // The engine divides what may have failed because of one record.
+            assert_eq!(short(&outcomes), "R", "{bytes:?}");
             assert!(reason(&outcomes).contains(why), "{bytes:?}: {}", reason(&outcomes));
         }
     }
 }
 
 #[tokio::test]
+async fn a_receiver_that_does_not_answer_is_not_asked_for_each_record_of_a_batch() {
+    for (first, calls) in [(answer(503, ""), 2), (answer(504, ""), 2), (answer(500, ""), 4)] {
+        // Refused as a whole, so that the records go one by one.
+        let (receiver, url) = Receiver::start([answer(400, ""), first]).await;
+        let outcomes = handle(&handler(&url), records(3)).await;
+        assert_eq!(receiver.calls().len(), calls);
+        assert_eq!(short(&outcomes), if calls == 2 { "r--" } else { "r.." });
+    }
+}
+
+#[tokio::test]
 async fn a_receiver_that_is_not_there_is_named_with_its_cause() {
     let url = format!("http://{}/", TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap());
-    let outcomes = handle(&handler(&url), records(1)).await;
-    assert_eq!(short(&outcomes), "r");
+    let outcomes = handle(&handler(&url), records(2)).await;
+    assert_eq!(short(&outcomes), "rr", "there is nothing to divide");
     assert!(reason(&outcomes).to_lowercase().contains("connection refused"), "{}", reason(&outcomes));
 }
 
@@ -347,7 +372,7 @@ async fn a_call_is_cut_off_when_the_batch_is_cancelled() {
     let url = raw(move |mut stream| {
         let (arrived, gone) = (arrived_.clone(), gone_.clone());
         async move {
-            let mut buffer = [0; 65_536];
+            let mut buffer = vec![0; 65_536];
             let _ = stream.read(&mut buffer).await;
             arrived.notify_one();
             // The client hangs up: end of stream, or a reset.
