@@ -1,0 +1,113 @@
+//! What the planner says of one consumer at one moment, with its reason and the numbers it comes from.
+
+use sluice_crds::tuning::Knobs;
+
+/// A decision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// Pods that are to run.
+    pub replicas: u32,
+    /// Knobs that they are to run with.
+    pub knobs: Knobs,
+    /// Why, one word.
+    pub reason: Reason,
+    /// Why, one sentence with its numbers.
+    pub message: String,
+    /// What it comes from.
+    pub numbers: Numbers,
+    /// The bound that is in the way of the number that the lag asks for.
+    pub limit: Option<Limit>,
+    /// Whether the group's members should be read: a decision is near.
+    pub wants_group: bool,
+}
+
+/// Why a decision is as it is: a fixed list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Something of the lag is not known: nothing moves.
+    LagUnknown,
+    /// The pods do what arrives.
+    Steady,
+    /// Arrivals need more pods.
+    ArrivalsUp,
+    /// A backlog needs more pods.
+    Backlog,
+    /// A backlog is being drained by the pods that were asked for.
+    Draining,
+    /// Arrivals rose in one step: the next reading tells whether they stay.
+    JumpSuspected,
+    /// Fewer pods would do, once they would have done for the whole window.
+    WaitingToShrink,
+    /// The highest demand of the window fits into fewer pods.
+    ArrivalsDown,
+    /// Nothing arrived for the window and no lag is left.
+    Idle,
+    /// Records arrived while no pod ran.
+    Wake,
+    /// The knobs do it: no further pods are needed.
+    KnobsFirst,
+    /// Pods or partitions are on the move.
+    GroupUnsettled,
+    /// What a pod can do was not measured yet.
+    Learning,
+    /// A record fails again and again; pods do not help it.
+    RecordStuck,
+    /// One partition is hotter than a pod can do: more pods do not help it.
+    HotPartition,
+    /// More pods run than there are partitions, or than the bounds allow.
+    Bounds,
+}
+
+impl Reason {
+    /// As status and events have it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LagUnknown => "LagUnknown",
+            Self::Steady => "Steady",
+            Self::ArrivalsUp => "ArrivalsUp",
+            Self::Backlog => "Backlog",
+            Self::Draining => "Draining",
+            Self::JumpSuspected => "JumpSuspected",
+            Self::WaitingToShrink => "WaitingToShrink",
+            Self::ArrivalsDown => "ArrivalsDown",
+            Self::Idle => "Idle",
+            Self::Wake => "Wake",
+            Self::KnobsFirst => "KnobsFirst",
+            Self::GroupUnsettled => "GroupUnsettled",
+            Self::Learning => "Learning",
+            Self::RecordStuck => "RecordStuck",
+            Self::HotPartition => "HotPartition",
+            Self::Bounds => "Bounds",
+        }
+    }
+}
+
+/// A bound that is in the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// `maxReplicas`.
+    MaxReplicas,
+    /// `minReplicas` holds more pods than are needed.
+    MinReplicas,
+    /// The number of partitions.
+    Partitions,
+}
+
+/// The numbers of a decision; what is not known is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Numbers {
+    /// Records that are not done.
+    pub lag: Option<i64>,
+    /// Seconds since the first of them arrived.
+    pub behind: Option<f64>,
+    /// The lag beyond what is in flight anyway.
+    pub backlog: Option<i64>,
+    /// Records a second that arrive, mean of the last minute.
+    pub arrivals: Option<f64>,
+    /// Records a second that are handled, mean of the last ten seconds.
+    pub handled: Option<f64>,
+    /// Records a second that must be handled.
+    pub demand: Option<f64>,
+    /// Records a second that a pod can handle, at the decided count.
+    pub capacity: Option<f64>,
+}

@@ -1,0 +1,260 @@
+//! What was read over the last minutes, and what follows from it: rates, lag, seconds behind. Memory only.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use crate::{
+    capacity::Capacity,
+    jump::Jump,
+    snapshot::{Committed, Millis, Partition, Snapshot, TopicPartition},
+    window::Window,
+};
+
+/// How long readings are kept.
+const KEPT: Millis = 150_000;
+/// A reading older than this is not taken for now: the broker does not answer.
+pub const STALE: Millis = 10_000;
+
+/// What the planner keeps of a consumer between passes.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    partitions: BTreeMap<TopicPartition, Track>,
+    /// Moments and sums over all partitions, of snapshots in which all was known.
+    totals: VecDeque<Total>,
+    /// Jumps of the arrivals.
+    pub(crate) jump: Jump,
+    /// What a pod can do.
+    pub(crate) capacity: Capacity,
+    /// The counts that the arrivals needed.
+    pub(crate) window: Window,
+    /// Pods chosen for a backlog, kept until it is gone.
+    pub(crate) for_backlog: Option<u32>,
+    /// When more pods were last asked for, and not all of them have joined yet.
+    pub(crate) waiting_since: Option<Millis>,
+    /// Seconds from asking for pods to their being ready.
+    pub(crate) start_seconds: Option<f64>,
+    /// When knobs were last changed.
+    pub(crate) knobs_at: Option<Millis>,
+    /// Capacity of a pod before the last change of concurrency, and the concurrency then.
+    pub(crate) tried: Option<crate::knobs::Tried>,
+    /// Since when pods and members do not agree with what was asked for.
+    pub(crate) unsettled_since: Option<Millis>,
+}
+
+/// Sums over all partitions at a moment.
+#[derive(Clone, Copy, Debug)]
+struct Total {
+    at: Millis,
+    end: i64,
+    handled: i64,
+}
+
+/// One partition's readings.
+#[derive(Clone, Debug, Default)]
+struct Track {
+    /// When the end was where.
+    ends: VecDeque<(Millis, i64)>,
+    /// When the committed offset was where.
+    commits: VecDeque<(Millis, i64)>,
+    /// When the committed offset last moved, or the partition was first seen with a lag.
+    moved: Millis,
+}
+
+impl History {
+    /// What was kept over a restart.
+    pub fn restore(memory: &sluice_crds::kafkaconsumer::status::PlannerMemory) -> Self {
+        Self { capacity: Capacity::restore(memory.slot_rate), start_seconds: memory.start_seconds, ..Self::default() }
+    }
+
+    /// What is worth keeping over a restart: measured rates, rounded, so that noise is not written.
+    pub fn memory(&self) -> sluice_crds::kafkaconsumer::status::PlannerMemory {
+        sluice_crds::kafkaconsumer::status::PlannerMemory {
+            slot_rate: self.capacity.slot_rate().map(|rate| (rate * 10.0).round() / 10.0),
+            start_seconds: self.start_seconds.map(|s| (s * 10.0).round() / 10.0),
+            ..Default::default()
+        }
+    }
+
+    /// Takes a snapshot. Taking the same one twice changes nothing.
+    pub fn record(&mut self, snapshot: &Snapshot) {
+        if self.totals.back().is_some_and(|last| last.at >= snapshot.at) {
+            return;
+        }
+        self.partitions.retain(|id, _| snapshot.partitions.iter().any(|p| p.id == *id));
+        let mut total = Some((0, 0));
+        let known_before = self.partitions.len();
+        for partition in &snapshot.partitions {
+            let track = self
+                .partitions
+                .entry(partition.id.clone())
+                .or_insert_with(|| Track { moved: snapshot.at, ..Track::default() });
+            let both = track.record(partition, snapshot.at);
+            total = total.zip(both).map(|((ends, done), (end, handled))| (ends + end, done + handled));
+        }
+        if self.partitions.len() != known_before {
+            // Partitions were added: sums before and after are of different things.
+            self.totals.clear();
+        }
+        if let Some((end, handled)) = total {
+            if self.totals.back().is_some_and(|last| end < last.end) {
+                // A topic was deleted and created again.
+                self.totals.clear();
+            }
+            self.totals.push_back(Total { at: snapshot.at, end, handled });
+            while self.totals.front().is_some_and(|t| t.at < snapshot.at - KEPT) {
+                self.totals.pop_front();
+            }
+            self.jump.observe(snapshot.at, self.newest_interval(), self.arrivals_before_newest(10_000));
+        }
+        self.capacity.record(snapshot);
+    }
+
+    /// Arrivals of the newest interval between two readings, records a second.
+    pub fn newest_interval(&self) -> Option<f64> {
+        let newest = self.totals.back()?;
+        let before = self.totals.iter().rev().find(|t| t.at <= newest.at - 700)?;
+        rate(*before, *newest, |t| t.end)
+    }
+
+    /// Mean arrivals over `span` before the newest interval: what the newest one is compared with.
+    fn arrivals_before_newest(&self, span: Millis) -> Option<f64> {
+        let newest = self.totals.back()?;
+        let to = *self.totals.iter().rev().find(|t| t.at <= newest.at - 700)?;
+        let from = *self.totals.iter().find(|t| t.at >= (to.at - span).max(self.jump.restart()))?;
+        rate(from, to, |t| t.end)
+    }
+
+    /// Mean arrivals over the last `span` (or since the last jump), records a second.
+    pub fn arrivals(&self, span: Millis) -> Option<f64> {
+        let newest = *self.totals.back()?;
+        let from = *self.totals.iter().find(|t| t.at >= (newest.at - span).max(self.jump.restart()))?;
+        rate(from, newest, |t| t.end)
+    }
+
+    /// Mean records handled over the last `span`, records a second.
+    pub fn handled(&self, span: Millis) -> Option<f64> {
+        let newest = *self.totals.back()?;
+        let from = *self.totals.iter().find(|t| t.at >= newest.at - span)?;
+        rate(from, newest, |t| t.handled).map(|r| r.max(0.0))
+    }
+
+    /// Each partition's share of the arrivals, in the snapshot's order; equal shares where nothing arrived.
+    pub fn shares(&self, snapshot: &Snapshot) -> Vec<f64> {
+        let from = (snapshot.at - 60_000).max(self.jump.restart());
+        let arrived: Vec<f64> = snapshot
+            .partitions
+            .iter()
+            .map(|p| self.partitions.get(&p.id).map_or(0.0, |track| track.arrived_since(from)))
+            .collect();
+        let all: f64 = arrived.iter().sum();
+        let count = arrived.len().max(1) as f64;
+        // A few records say little of how they spread.
+        if all < 20.0 * count { vec![1.0 / count; arrived.len()] } else { arrived.iter().map(|a| a / all).collect() }
+    }
+
+    /// Seconds since the first record that is not done arrived, by the reader's own readings. 0 without lag.
+    pub fn behind(&self, snapshot: &Snapshot, now: Millis) -> Option<f64> {
+        let mut most = 0.0_f64;
+        for partition in &snapshot.partitions {
+            if lag(partition)? > 0 {
+                most = most.max(self.partitions.get(&partition.id)?.behind(partition, now)?);
+            }
+        }
+        Some(most)
+    }
+
+    /// Whether a partition has had a lag for a while, though its committed offset does not move.
+    pub fn is_stuck(&self, partition: &Partition, now: Millis) -> bool {
+        let blocked = partition.report.as_ref().is_some_and(|report| report.blocked.is_some());
+        blocked && self.partitions.get(&partition.id).is_some_and(|track| now - track.moved > 5_000)
+    }
+
+    /// How long ago the last record arrived, as far as the readings go; at most their age.
+    pub fn quiet_for(&self, now: Millis) -> Millis {
+        let Some(newest) = self.totals.back() else { return 0 };
+        let first_at_end = self.totals.iter().find(|t| t.end == newest.end).map_or(newest.at, |t| t.at);
+        now - first_at_end
+    }
+}
+
+/// Records of a partition that are not done; a partition without committed offset counts from the log's start.
+pub fn lag(partition: &Partition) -> Option<i64> {
+    match partition.committed {
+        Committed::None => Some((partition.end? - partition.start?).max(0)),
+        _ => partition.lag(),
+    }
+}
+
+fn rate(from: Total, to: Total, of: impl Fn(&Total) -> i64) -> Option<f64> {
+    let seconds = (to.at - from.at) as f64 / 1e3;
+    // Below half a second a rate is mostly chance.
+    (seconds >= 0.5).then(|| (of(&to) - of(&from)) as f64 / seconds)
+}
+
+impl Track {
+    /// Takes a reading; the end, and what is done, where both are known.
+    fn record(&mut self, partition: &Partition, at: Millis) -> Option<(i64, i64)> {
+        let end = partition.end?;
+        if self.ends.back().is_some_and(|&(_, last)| end < last) {
+            self.ends.clear();
+        }
+        if self.ends.back().is_none_or(|&(when, _)| when < partition.end_at) {
+            self.ends.push_back((partition.end_at, end));
+        }
+        while self.ends.front().is_some_and(|&(when, _)| when < at - KEPT) {
+            self.ends.pop_front();
+        }
+        let Committed::At(committed) = partition.committed else {
+            return (partition.committed == Committed::None).then_some((end, partition.start.unwrap_or(0)));
+        };
+        if self.commits.back().is_none_or(|&(_, last)| last != committed) {
+            self.commits.push_back((partition.committed_at, committed));
+            self.moved = at;
+            if self.commits.len() > 2 {
+                self.commits.pop_front();
+            }
+        }
+        if lag(partition) == Some(0) {
+            self.moved = at;
+        }
+        let beyond = partition.report.as_ref().map_or(0, |report| report.done_beyond as i64);
+        Some((end, committed + beyond))
+    }
+
+    fn arrived_since(&self, from: Millis) -> f64 {
+        let Some(&(_, newest)) = self.ends.back() else { return 0.0 };
+        self.ends.iter().find(|&&(when, _)| when >= from).map_or(0.0, |&(_, end)| (newest - end) as f64)
+    }
+
+    /// Seconds since the end passed the first offset that is not done.
+    fn behind(&self, partition: &Partition, now: Millis) -> Option<f64> {
+        let first = match partition.committed {
+            Committed::At(offset) => offset.max(partition.start?),
+            Committed::None => partition.start?,
+            Committed::Unknown => return None,
+        };
+        // The readings around the moment at which the end passed it; between them the end moved evenly.
+        let after = self.ends.iter().position(|&(_, end)| end > first)?;
+        let passed = if after == 0 {
+            // Older than the readings: its own time stamp tells, or the oldest reading as a lower bound.
+            let reported = partition.report.as_ref().and_then(|report| report.oldest_open);
+            let oldest = self.ends[0].0;
+            reported.map_or(oldest, |stamp| stamp.min(oldest))
+        } else {
+            let ((t0, e0), (t1, e1)) = (self.ends[after - 1], self.ends[after]);
+            t0 + (t1 - t0) * (first - e0 + 1) / (e1 - e0).max(1)
+        };
+        Some(((now - passed) as f64 / 1e3).max(0.0))
+    }
+}
+
+/// Reports by pod, the newest of each.
+pub(crate) fn newest_reports(snapshot: &Snapshot) -> HashMap<&str, &sluice_crds::report::ProgressReport> {
+    let mut newest: HashMap<&str, &sluice_crds::report::ProgressReport> = HashMap::new();
+    for report in snapshot.partitions.iter().filter_map(|p| p.report.as_deref()) {
+        let entry = newest.entry(report.pod.as_str()).or_insert(report);
+        if (report.boot, report.at) > (entry.boot, entry.at) {
+            *entry = report;
+        }
+    }
+    newest
+}

@@ -1,0 +1,415 @@
+//! One decision: what is needed, what the bounds allow, and whether now is the time.
+
+use crate::{
+    count::{self, Needed},
+    decision::{Decision, Limit, Numbers, Reason},
+    history::{History, STALE, lag},
+    knobs::{self, Pressure},
+    snapshot::{Committed, GroupState, Millis, Snapshot},
+    spec::{Observed, Spec},
+};
+
+/// Noise of this factor around the target moves nothing.
+const BAND: f64 = 1.1;
+/// One commit and one reading: records that arrived in this many seconds are in flight, and no backlog.
+const IN_FLIGHT: f64 = 2.0;
+/// Seconds from asking for a pod to its being ready, before that was learnt.
+const FIRST_START: f64 = 5.0;
+/// Pods and group that do not agree with what was asked for hold nothing back for longer than this.
+const UNSETTLED: Millis = 60_000;
+/// A backlog is one above this many seconds of arrivals, beyond what is in flight …
+const BACKLOG_BEGINS: f64 = 2.0;
+/// … and it is gone below this many.
+const BACKLOG_ENDS: f64 = 0.5;
+
+/// Decides on pods and knobs. `history` takes the snapshot in; asking twice with the same one answers the same.
+pub fn plan(spec: &Spec, history: &mut History, observed: &Observed, snapshot: &Snapshot, now: Millis) -> Decision {
+    history.record(snapshot);
+    let partitions = snapshot.partitions.len() as u32;
+    let Some(seen) = Seen::of(history, snapshot, now) else {
+        history.window.restart();
+        return hold_unknown(observed, snapshot, partitions);
+    };
+    learn_start(history, observed, now);
+    let situation = Situation { spec, observed, snapshot, seen: &seen, partitions, now };
+    situation.decide(history)
+}
+
+/// What is known of the lag now.
+struct Seen {
+    lag: i64,
+    behind: f64,
+    /// Records a second: of the minute (or since a jump), and now.
+    mean: f64,
+    current: f64,
+    handled: f64,
+    /// Whether the arrivals were seen long enough to speak of them.
+    rates_known: bool,
+    /// The lag beyond what is in flight, and each partition's.
+    backlog: f64,
+    backlogs: Vec<f64>,
+    shares: Vec<f64>,
+    stuck: usize,
+}
+
+impl Seen {
+    /// `None` where any partition is not known.
+    fn of(history: &History, snapshot: &Snapshot, now: Millis) -> Option<Self> {
+        if snapshot.partitions.is_empty() || now - snapshot.at > STALE {
+            return None;
+        }
+        let mut sum = 0;
+        for partition in &snapshot.partitions {
+            let known =
+                partition.end.is_some() && partition.start.is_some() && partition.committed != Committed::Unknown;
+            if !known || now - partition.end_at > STALE {
+                return None;
+            }
+            sum += lag(partition)?;
+        }
+        let mean = history.arrivals(60_000);
+        let ten = history.arrivals(10_000);
+        let newest = history.newest_interval();
+        let current = if history.jump.is_fresh(now) { newest.or(ten) } else { ten };
+        let shares = history.shares(snapshot);
+        let rate = current.unwrap_or(0.0).max(0.0);
+        let stuck = snapshot.partitions.iter().filter(|p| history.is_stuck(p, now)).count();
+        let backlogs: Vec<f64> = snapshot
+            .partitions
+            .iter()
+            .zip(&shares)
+            .map(|(partition, share)| {
+                let beyond = lag(partition).unwrap_or(0) as f64 - IN_FLIGHT * rate * share;
+                // Records behind one that fails again and again are no reason for pods: none of them would help.
+                if history.is_stuck(partition, now) { 0.0 } else { beyond.max(0.0) }
+            })
+            .collect();
+        Some(Self {
+            lag: sum,
+            behind: history.behind(snapshot, now).unwrap_or(0.0),
+            mean: mean.unwrap_or(0.0).max(0.0),
+            current: rate,
+            handled: history.handled(10_000).unwrap_or(0.0),
+            rates_known: mean.is_some(),
+            backlog: backlogs.iter().sum(),
+            backlogs,
+            shares,
+            stuck,
+        })
+    }
+}
+
+struct Situation<'a> {
+    spec: &'a Spec,
+    observed: &'a Observed,
+    snapshot: &'a Snapshot,
+    seen: &'a Seen,
+    partitions: u32,
+    now: Millis,
+}
+
+impl Situation<'_> {
+    fn decide(&self, history: &mut History) -> Decision {
+        let Self { spec, observed, seen, now, .. } = *self;
+        let asked = observed.asked_for;
+        let measured = history.capacity.slot_rate().is_some();
+        let steady = self.needed(history, seen.mean, spec.target, false);
+        let up = self.needed(history, seen.mean, (spec.target * BAND).min(1.0), false);
+        let down = self.needed(history, seen.mean, spec.target / BAND, false);
+        let for_current = self.needed(history, seen.current, 1.0, false);
+
+        // Pods for a backlog are chosen once and kept: recomputed, lag ÷ drainWithin decays and never arrives.
+        let has_backlog = match history.for_backlog {
+            Some(_) => seen.backlog > BACKLOG_ENDS * seen.current.max(1.0),
+            None => seen.backlog > BACKLOG_BEGINS * seen.current.max(1.0),
+        };
+        let drain = self.needed(history, seen.current, 1.0, true);
+        let suspected = history.jump.is_suspected(now);
+        if has_backlog && !(suspected && asked > 0) {
+            history.for_backlog = Some(history.for_backlog.unwrap_or(0).max(drain.pods));
+        } else if !has_backlog {
+            history.for_backlog = None;
+        }
+
+        let band = if up.pods > asked { steady.pods } else { down.pods.min(asked).max(up.pods) };
+        let arrivals = band.max(for_current.pods);
+        let idle = seen.lag == 0 && history.quiet_for(now) as f64 >= spec.scale_down_after * 1e3;
+        let wanted_for_window = if idle { 0 } else { arrivals.max(1) };
+        let span = (spec.scale_down_after * 1e3) as Millis;
+        if seen.rates_known {
+            history.window.note(now, wanted_for_window, span);
+        }
+        let wanted = arrivals.max(history.for_backlog.unwrap_or(0)).max(1);
+
+        let within = |pods: u32| count::within(pods, spec.min_replicas, spec.max_replicas, self.partitions);
+        let pressure = self.pressure(history);
+        let knobs = knobs::next(spec, history, observed, pressure, now);
+        let knobs_moved = knobs != observed.tuning.knobs;
+        let most = spec
+            .max_replicas
+            .unwrap_or(self.partitions)
+            .min(self.partitions)
+            .max(spec.min_replicas.min(self.partitions));
+
+        let (replicas, reason) = if asked > most {
+            (most, Reason::Bounds)
+        } else if asked == 0 {
+            self.from_zero(within(wanted))
+        } else if asked < spec.min_replicas.min(self.partitions) {
+            (within(asked.max(1)), Reason::Bounds)
+        } else if within(wanted) > asked {
+            self.upwards(history, within(wanted), measured, suspected, knobs_moved)
+        } else {
+            self.downwards(history, within(wanted), span, seen.stuck > 0, steady.enough && for_current.enough)
+        };
+        if replicas > asked {
+            history.waiting_since = Some(now);
+        }
+        let limit = self.limit(wanted, wanted_for_window, replicas);
+        let each = self.partitions.div_ceil(replicas.max(1));
+        let capacity = history.capacity.of_pod(observed.tuning.knobs, spec.ordering, each);
+        let numbers = Numbers {
+            lag: Some(seen.lag),
+            behind: Some(seen.behind),
+            backlog: Some(seen.backlog as i64),
+            arrivals: seen.rates_known.then_some(seen.mean),
+            handled: Some(seen.handled),
+            demand: seen.rates_known.then_some(seen.current + seen.backlog / spec.drain_within),
+            capacity: measured.then_some(capacity),
+        };
+        let message = self.sentence(reason, replicas, &numbers, measured);
+        Decision {
+            replicas,
+            knobs,
+            reason,
+            message,
+            numbers,
+            limit,
+            wants_group: replicas != asked || !self.is_settled(),
+        }
+    }
+
+    /// Pods for this many records a second, with or without what a backlog adds, at this share of their capacity.
+    fn needed(&self, history: &History, rate: f64, share: f64, backlog: bool) -> Needed {
+        let start = history.start_seconds.unwrap_or(FIRST_START);
+        let doing =
+            f64::from(self.observed.ready) * history.capacity.of_pod(self.observed.tuning.knobs, self.spec.ordering, 1);
+        // What will have gathered when the missing pods have started.
+        let gathering = if backlog { (rate - doing).max(0.0) * start } else { 0.0 };
+        let needs: Vec<f64> = self
+            .seen
+            .shares
+            .iter()
+            .zip(&self.seen.backlogs)
+            .map(|(of_rate, of_backlog)| {
+                let drain = if backlog { (of_backlog + gathering * of_rate) / self.spec.drain_within } else { 0.0 };
+                rate * of_rate + drain
+            })
+            .collect();
+        let knobs = self.observed.tuning.knobs;
+        count::needed(&needs, |each| history.capacity.of_pod(knobs, self.spec.ordering, each) * share)
+    }
+
+    /// What presses on the fullest of the pods that were asked for.
+    fn pressure(&self, history: &History) -> Option<Pressure> {
+        history.capacity.slot_rate()?;
+        let pods = self.observed.asked_for.clamp(1, self.partitions);
+        let each = self.partitions.div_ceil(pods);
+        let drain = self.seen.backlog / self.spec.drain_within;
+        let load = (self.seen.current + drain) * f64::from(each) / f64::from(self.partitions);
+        let limit = history.capacity.of_pod(self.observed.tuning.knobs, self.spec.ordering, each) * self.spec.target;
+        Some(Pressure { load, limit, backlog: history.for_backlog.is_some() })
+    }
+
+    fn from_zero(&self, wanted: u32) -> (u32, Reason) {
+        let least = count::within(0, self.spec.min_replicas, self.spec.max_replicas, self.partitions);
+        if self.seen.lag > 0 || self.seen.current > 0.0 {
+            (wanted.max(1).min(self.partitions), Reason::Wake)
+        } else {
+            (least, if least > 0 { Reason::Bounds } else { Reason::Idle })
+        }
+    }
+
+    fn upwards(
+        &self,
+        history: &History,
+        wanted: u32,
+        measured: bool,
+        suspected: bool,
+        knobs_moved: bool,
+    ) -> (u32, Reason) {
+        let asked = self.observed.asked_for;
+        let late = self.seen.behind > self.spec.max_behind;
+        if suspected {
+            return (asked, Reason::JumpSuspected);
+        }
+        if !measured && !late && !history.jump.is_fresh(self.now) && self.observed.ready > 0 {
+            // A few seconds of work tell more than a guess.
+            return (asked, Reason::Learning);
+        }
+        let knobs_may = knobs_moved || knobs::can_grow(self.spec, history, self.observed.tuning.knobs, self.now);
+        if measured && knobs_may && !late && self.observed.ready > 0 {
+            return (asked, Reason::KnobsFirst);
+        }
+        let for_backlog =
+            history.for_backlog.is_some_and(|pods| pods >= wanted) && self.seen.mean < self.seen.current * BAND;
+        (
+            wanted,
+            if for_backlog && self.seen.backlog > self.seen.current * BACKLOG_BEGINS {
+                Reason::Backlog
+            } else {
+                Reason::ArrivalsUp
+            },
+        )
+    }
+
+    fn downwards(&self, history: &History, wanted: u32, span: Millis, stuck: bool, enough: bool) -> (u32, Reason) {
+        let asked = self.observed.asked_for;
+        if history.for_backlog.is_some() {
+            return (asked, Reason::Draining);
+        }
+        if wanted < asked || self.spec.min_replicas == 0 {
+            let highest = history.window.highest(self.now, span);
+            let fits = highest
+                .map(|pods| count::within(pods, self.spec.min_replicas, self.spec.max_replicas, self.partitions));
+            match fits {
+                Some(0) => {
+                    return if self.is_settled_for_shrinking(history) {
+                        (0, Reason::Idle)
+                    } else {
+                        (asked, Reason::GroupUnsettled)
+                    };
+                }
+                Some(pods) if pods < asked => {
+                    return if self.is_settled_for_shrinking(history) {
+                        (pods.max(1), Reason::ArrivalsDown)
+                    } else {
+                        (asked, Reason::GroupUnsettled)
+                    };
+                }
+                _ if wanted < asked => return (asked, Reason::WaitingToShrink),
+                _ => {}
+            }
+        }
+        let reason = if stuck {
+            Reason::RecordStuck
+        } else if enough {
+            Reason::Steady
+        } else {
+            Reason::HotPartition
+        };
+        (asked, reason)
+    }
+
+    /// Pods are there as asked for, and the group (where it was read) is stable.
+    fn is_settled(&self) -> bool {
+        let group = self.snapshot.group.as_ref().is_none_or(|group| {
+            let recent = self.now - group.at < STALE;
+            !recent || (group.state == GroupState::Stable || group.state == GroupState::Empty)
+        });
+        self.observed.ready == self.observed.asked_for && group
+    }
+
+    fn is_settled_for_shrinking(&self, history: &History) -> bool {
+        self.is_settled() || history.unsettled_since.is_some_and(|since| self.now - since > UNSETTLED)
+    }
+
+    fn limit(&self, wanted: u32, needed: u32, replicas: u32) -> Option<Limit> {
+        let most = self.spec.max_replicas.unwrap_or(self.partitions);
+        if wanted > replicas
+            && replicas >= count::within(wanted, 0, Some(most), self.partitions)
+            && most < self.partitions
+        {
+            Some(Limit::MaxReplicas)
+        } else if self.spec.min_replicas > self.partitions {
+            Some(Limit::Partitions)
+        } else if replicas == self.spec.min_replicas && needed.max(1) < replicas {
+            Some(Limit::MinReplicas)
+        } else {
+            None
+        }
+    }
+
+    fn sentence(&self, reason: Reason, replicas: u32, numbers: &Numbers, measured: bool) -> String {
+        let (asked, partitions, seen) = (self.observed.asked_for, self.partitions, self.seen);
+        let pods = |n: u32| if n == 1 { "1 pod".to_owned() } else { format!("{n} pods") };
+        let each = match numbers.capacity {
+            Some(capacity) => format!("a pod does {capacity:.0}/s"),
+            None => format!("a pod is guessed at {:.0}/s a slot until it was measured", crate::capacity::FIRST_GUESS),
+        };
+        let arrive = format!("{:.0}/s arrive", seen.current);
+        let backlog = seen.backlog;
+        match reason {
+            Reason::LagUnknown => String::new(),
+            Reason::Steady => format!("{arrive}, {each}: {} on {partitions} partitions keep up", pods(replicas)),
+            Reason::ArrivalsUp => {
+                format!("{arrive}, {each}: {} for {partitions} partitions instead of {asked}", pods(replicas))
+            }
+            Reason::Backlog => format!(
+                "{arrive} and {backlog:.0} are waiting, to be done within {:.0} s; {each}: {} instead of {asked}",
+                self.spec.drain_within,
+                pods(replicas)
+            ),
+            Reason::Draining => format!("{backlog:.0} are still waiting, {arrive}: {} drain them", pods(replicas)),
+            Reason::JumpSuspected => format!(
+                "the newest second brought far more than the last ten; the next one tells whether it stays ({arrive})"
+            ),
+            Reason::WaitingToShrink => format!(
+                "{arrive}: fewer than {} would do; they go when that was so for {:.0} s",
+                pods(asked),
+                self.spec.scale_down_after
+            ),
+            Reason::ArrivalsDown => format!(
+                "{arrive}, {each}: {} would have done for {:.0} s, instead of {asked}",
+                pods(replicas),
+                self.spec.scale_down_after
+            ),
+            Reason::Idle => format!("nothing arrived for {:.0} s and no lag is left", self.spec.scale_down_after),
+            Reason::Wake => format!("{} are waiting and no pod runs: {}", seen.lag, pods(replicas)),
+            Reason::KnobsFirst => format!("{arrive}, {each}: the knobs can still do it without further pods"),
+            Reason::GroupUnsettled => "pods or partitions are still on the move".to_owned(),
+            Reason::Learning => format!("{arrive}: what a pod can do is being measured"),
+            Reason::RecordStuck => format!(
+                "{} partitions wait behind a record that fails again and again; pods do not help it",
+                seen.stuck
+            ),
+            Reason::HotPartition => format!(
+                "one partition is hotter than {}: more pods do not help it",
+                if measured { each } else { "a pod can do".to_owned() }
+            ),
+            Reason::Bounds => format!("the bounds ask for {} on {partitions} partitions", pods(replicas)),
+        }
+    }
+}
+
+fn hold_unknown(observed: &Observed, snapshot: &Snapshot, partitions: u32) -> Decision {
+    let unknown = snapshot.partitions.iter().filter(|p| p.end.is_none() || p.committed == Committed::Unknown).count();
+    let message = if unknown > 0 {
+        format!("the lag of {unknown} of {partitions} partitions is not known: pods and knobs stay as they are")
+    } else {
+        "the lag is not known: pods and knobs stay as they are".to_owned()
+    };
+    Decision {
+        // Unknown is not zero; the partitions alone bound what is there.
+        replicas: if partitions == 0 { observed.asked_for } else { observed.asked_for.min(partitions) },
+        knobs: observed.tuning.knobs,
+        reason: Reason::LagUnknown,
+        message,
+        numbers: Numbers::default(),
+        limit: None,
+        wants_group: false,
+    }
+}
+
+/// Learns how long pods take to start, from those that were asked for.
+fn learn_start(history: &mut History, observed: &Observed, now: Millis) {
+    if observed.ready == observed.asked_for {
+        history.unsettled_since = None;
+        if let Some(since) = history.waiting_since.take() {
+            let took = ((now - since) as f64 / 1e3).clamp(0.5, 300.0);
+            history.start_seconds = Some(history.start_seconds.map_or(took, |known| known * 0.5 + took * 0.5));
+        }
+    } else {
+        history.unsettled_since.get_or_insert(now);
+    }
+}
