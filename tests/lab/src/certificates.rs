@@ -32,13 +32,13 @@ pub fn write(folder: &Path) -> Result<()> {
     }
     server.distinguished_name.push(DnType::CommonName, "kube-apiserver");
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    issue(folder, "apiserver", server, &authority)?;
+    issue(folder, "apiserver", &server, &authority)?;
 
     let mut admin = CertificateParams::new(Vec::new())?;
     admin.distinguished_name.push(DnType::CommonName, "admin");
     admin.distinguished_name.push(DnType::OrganizationName, "system:masters");
     admin.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    issue(folder, "admin", admin, &authority)?;
+    issue(folder, "admin", &admin, &authority)?;
 
     let accounts = KeyPair::generate()?;
     fs::write(folder.join("service-accounts.key"), accounts.serialize_pem())?;
@@ -49,7 +49,7 @@ pub fn write(folder: &Path) -> Result<()> {
 fn issue(
     folder: &Path,
     name: &str,
-    parameters: CertificateParams,
+    parameters: &CertificateParams,
     authority: &CertifiedIssuer<'_, KeyPair>,
 ) -> Result<()> {
     let key = KeyPair::generate()?;

@@ -2,10 +2,17 @@
 
 use std::{
     env,
+    fs::{self, File},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+
+use crate::progress::Progress;
+
+/// Longer than a first build of everything on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(45 * 60);
 
 /// The folders of one lab, by its name.
 #[derive(Clone, Debug)]
@@ -39,6 +46,25 @@ impl Folders {
     /// What is built once.
     pub fn cache(&self) -> &Path {
         &self.cache
+    }
+
+    /// Waits until no other command builds, starts or ends a lab; until the file is dropped none other does.
+    ///
+    /// The lock goes with the process, however that ends.
+    pub fn lock(&self, progress: &mut Progress) -> Result<File> {
+        fs::create_dir_all(&self.cache).with_context(|| format!("{} could not be made", self.cache.display()))?;
+        let file = File::create(self.cache.join("lock"))?;
+        if file.try_lock().is_err() {
+            progress.step("waiting for another command that builds, starts or ends a lab");
+            let start = Instant::now();
+            while file.try_lock().is_err() {
+                if start.elapsed() > PATIENCE {
+                    bail!("another command has been at it for {} minutes", PATIENCE.as_secs() / 60);
+                }
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        }
+        Ok(file)
     }
 
     /// A binary that the lab built.

@@ -39,6 +39,7 @@ impl Lab {
     pub fn up(progress: &mut Progress) -> Result<Self> {
         prerequisites::ensure(progress)?;
         let folders = Folders::from_env()?;
+        let _alone = folders.lock(progress)?;
         build::parts(&folders, progress)?;
         let lab = Self::open(folders);
         if !lab.is_up() {
@@ -63,6 +64,7 @@ impl Lab {
     /// Takes the lab down, whatever of it is up, and leaves nothing behind.
     pub fn take_down(progress: &mut Progress) -> Result<()> {
         let lab = Self::open(Folders::from_env()?);
+        let _alone = lab.folders.lock(progress)?;
         progress.step("taking the lab down");
         remnants::remove(&lab.folders)
     }
