@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     EngineStatus, Handler,
-    engine::{self, ClientOverrides, Engine, EngineConfig, Stop},
+    engine::{self, Engine, EngineConfig, Overrides, Stop},
     health,
     status::now_millis,
 };
@@ -82,7 +82,7 @@ pub struct Consumer {
     tuning_dir: PathBuf,
     pod: String,
     health: Option<SocketAddr>,
-    overrides: ClientOverrides,
+    overrides: Overrides,
 }
 
 impl Consumer {
@@ -109,7 +109,7 @@ impl Consumer {
             tuning_dir: PathBuf::from(labels::TUNING_DIR),
             pod: pod.unwrap_or_else(|| format!("pid-{}", std::process::id())),
             health: None,
-            overrides: ClientOverrides::default(),
+            overrides: Overrides::default(),
         }
     }
 
@@ -133,7 +133,7 @@ impl Consumer {
 
     #[doc(hidden)]
     #[must_use]
-    pub fn client_overrides(self, overrides: ClientOverrides) -> Self {
+    pub fn overrides(self, overrides: Overrides) -> Self {
         Self { overrides, ..self }
     }
 

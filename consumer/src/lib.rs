@@ -12,9 +12,9 @@ mod logging;
 mod status;
 
 pub use consumer::{Consumer, Error, Running};
-#[doc(hidden)]
-pub use engine::ClientOverrides;
 pub use engine::Error as EngineError;
+#[doc(hidden)]
+pub use engine::Overrides;
 pub use handler::{Batch, Handler, Header, IdempotencyKey, Outcome, Outcomes, Record};
 pub use logging::init_logging;
 pub use status::{Counter, DEAD_AFTER, EngineStatus, Gauge, HANGS_AFTER, HEARTBEAT_TIMEOUT};

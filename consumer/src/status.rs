@@ -8,7 +8,7 @@ use std::{
 };
 
 /// A call of the handler that takes longer than this is counted in [`EngineStatus::hung`] and logged.
-pub const HANGS_AFTER: Duration = Duration::from_secs(60);
+pub const HANGS_AFTER: Duration = Duration::from_mins(1);
 
 /// A call that takes longer than this fails liveness: the pod is started again, and its records go to others meanwhile.
 pub const DEAD_AFTER: Duration = Duration::from_mins(15);

@@ -28,6 +28,7 @@ const LAST_TRIES: u32 = 3;
 /// The commit under way.
 #[derive(Debug)]
 pub(super) struct CommitState {
+    every: Duration,
     tick: Instant,
     under_way: Option<Instant>,
     /// The longest report that is worth sending: a broker may take less than the protocol's default.
@@ -35,15 +36,15 @@ pub(super) struct CommitState {
 }
 
 impl CommitState {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { tick: now, under_way: None, longest: MAX_BYTES }
+    pub(super) fn new(now: Instant, every: Option<Duration>) -> Self {
+        Self { every: every.unwrap_or(EVERY), tick: now, under_way: None, longest: MAX_BYTES }
     }
 }
 
 impl State {
     /// Commits what has changed, if it is time. Never waits.
     pub(super) fn tick(&mut self, consumer: &BaseConsumer<Context>, now: Instant) {
-        if now.duration_since(self.commit.tick) < EVERY {
+        if now.duration_since(self.commit.tick) < self.commit.every {
             return;
         }
         self.commit.tick = now;

@@ -20,6 +20,9 @@ use crate::{EngineStatus, Handler};
 const MEMBER_EVERY: Duration = Duration::from_millis(250);
 /// The same error of the client is logged once in this time.
 const SAY_AGAIN: Duration = Duration::from_secs(30);
+/// While a topic does not exist, how often it is looked for, and how long an answer may take.
+const LOOK_FOR_TOPIC_EVERY: Duration = Duration::from_secs(2);
+const TOPIC_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long leaving the group may take.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -52,10 +55,9 @@ pub(super) fn run(
     let mut consumer: BaseConsumer<Context> = client.create_with_context(Context::new(state)).map_err(Error::Client)?;
     let for_events = Arc::clone(waker);
     consumer.set_nonempty_callback(move || for_events.wake());
-    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
-    consumer.subscribe(&topics).map_err(Error::Client)?;
+    consumer.subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>()).map_err(Error::Client)?;
 
-    let mut thread = Thread { consumer, status, stop, said: HashMap::new(), member_at: None };
+    let mut thread = Thread { consumer, status, stop, said: HashMap::new(), member_at: None, topics, missing: None };
     let result = thread.work();
     if let Some(watcher) = watcher {
         watcher.abort();
@@ -74,6 +76,9 @@ struct Thread {
     /// Errors by their number, and when they were logged last.
     said: HashMap<i32, Instant>,
     member_at: Option<Instant>,
+    topics: Vec<String>,
+    /// A topic that does not exist was reported: when to look for it again.
+    missing: Option<Instant>,
 }
 
 impl Thread {
@@ -147,7 +152,8 @@ impl Thread {
         self.said.insert(code as i32, now);
         match code {
             RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {
-                tracing::error!("a topic does not exist, or may not be seen by this user; looking again every 10 s");
+                self.missing = Some(now);
+                tracing::error!("a topic does not exist, or may not be seen by this user; looking again and again");
             }
             RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::GroupAuthorizationFailed => {
                 tracing::error!(%code, "the broker refuses access; trying again");
@@ -160,13 +166,27 @@ impl Thread {
         Ok(())
     }
 
+    /// Asks for each topic alone; asking does not create it.
+    fn is_topic_missing(&self) -> bool {
+        let missing = |topic: &String| {
+            let metadata = self.consumer.fetch_metadata(Some(topic), TOPIC_TIMEOUT).ok();
+            let known = metadata.as_ref().and_then(|metadata| metadata.topics().first());
+            known.is_none_or(|topic| topic.error().is_some() || topic.partitions().is_empty())
+        };
+        self.topics.iter().any(missing)
+    }
+
     /// A member without partitions gets no callback under KIP-848, so the client is asked.
     fn look_for_membership(&mut self, now: Instant) {
         if self.member_at.is_some_and(|at| now.duration_since(at) < MEMBER_EVERY) {
             return;
         }
         self.member_at = Some(now);
-        let member = batch_queue::generation(&self.consumer).is_some();
+        // A member that has nothing because its topic does not exist is not ready: a rollout must not go on with it.
+        if self.missing.is_some_and(|at| at <= now) {
+            self.missing = self.is_topic_missing().then(|| now + LOOK_FOR_TOPIC_EVERY);
+        }
+        let member = batch_queue::generation(&self.consumer).is_some() && self.missing.is_none();
         if member != self.status.joined() {
             self.status.set_joined(member);
             tracing::info!(

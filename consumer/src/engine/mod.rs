@@ -28,7 +28,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use sluice_crds::config::ConsumerConfig;
 use tokio::sync::oneshot;
 
-pub use self::settings::ClientOverrides;
+pub use self::settings::Overrides;
 pub(crate) use self::stop::Stop;
 use crate::{EngineStatus, Handler};
 
@@ -41,7 +41,7 @@ pub(crate) struct EngineConfig {
     pub(crate) pod: String,
     /// When the process started, milliseconds since the epoch.
     pub(crate) boot: i64,
-    pub(crate) overrides: ClientOverrides,
+    pub(crate) overrides: Overrides,
 }
 
 /// Why the engine ended other than by a stop.

@@ -22,7 +22,6 @@ impl State {
     pub(super) fn assign(&mut self, consumer: &BaseConsumer<Context>, list: &TopicPartitionList) {
         let began = Instant::now();
         self.read_knobs();
-        self.status.set_joined(true);
         self.status.rebalances.add(1);
         let names = names(list);
         let asked: Vec<(&str, i32)> = names.iter().map(|(topic, number)| (&**topic, *number)).collect();

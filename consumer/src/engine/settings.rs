@@ -1,5 +1,7 @@
 //! The Kafka client's settings.
 
+use std::time::Duration;
+
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 use sluice_crds::{
     config::KafkaConfig,
@@ -9,13 +11,15 @@ use sluice_crds::{
 /// What tests change: they cannot wait for real timeouts, and try the eager protocol too.
 #[doc(hidden)]
 #[derive(Clone, Debug, Default)]
-pub struct ClientOverrides {
-    /// Settings that win over all others.
+pub struct Overrides {
+    /// Settings of the client that win over all others.
     pub properties: Vec<(String, String)>,
+    /// The pause between two commits.
+    pub commit_every: Option<Duration>,
 }
 
 /// The client's settings: what the engine's promises hang on, and under it what the user asked for.
-pub(crate) fn client(kafka: &KafkaConfig, client_id: &str, overrides: &ClientOverrides) -> ClientConfig {
+pub(crate) fn client(kafka: &KafkaConfig, client_id: &str, overrides: &Overrides) -> ClientConfig {
     let mut config = ClientConfig::new();
     let mut set = |name: &str, value: &str| {
         config.set(name, value);
@@ -102,7 +106,7 @@ mod tests {
     #[test]
     fn a_user_cannot_take_away_what_the_promises_hang_on() {
         let harm = [("enable.auto.commit", "true"), ("auto.offset.reset", "latest"), ("client.id", "x")];
-        let config = client(&kafka(GroupProtocol::Classic, &harm), "pod", &ClientOverrides::default());
+        let config = client(&kafka(GroupProtocol::Classic, &harm), "pod", &Overrides::default());
         assert_eq!(config.get("enable.auto.commit"), Some("false"));
         assert_eq!(config.get("auto.offset.reset"), Some("error"));
         assert_eq!(config.get("client.id"), Some("pod"));
@@ -113,14 +117,14 @@ mod tests {
         let config = client(
             &kafka(GroupProtocol::Classic, &[("fetch.message.max.bytes", "1048576")]),
             "pod",
-            &ClientOverrides::default(),
+            &Overrides::default(),
         );
         assert_eq!(config.get("fetch.message.max.bytes"), Some("1048576"));
     }
 
     #[test]
     fn the_consumer_protocol_gets_none_of_the_classic_settings() {
-        let config = client(&kafka(GroupProtocol::Consumer, &[]), "pod", &ClientOverrides::default());
+        let config = client(&kafka(GroupProtocol::Consumer, &[]), "pod", &Overrides::default());
         for name in ["session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy"] {
             assert_eq!(config.get(name), None, "{name}");
         }
@@ -130,7 +134,7 @@ mod tests {
     #[test]
     fn librdkafka_takes_these_settings_in_both_protocols() {
         for protocol in [GroupProtocol::Classic, GroupProtocol::Consumer] {
-            let config = client(&kafka(protocol, &[]), "pod", &ClientOverrides::default());
+            let config = client(&kafka(protocol, &[]), "pod", &Overrides::default());
             config.create_native_config().unwrap();
         }
     }

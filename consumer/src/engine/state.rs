@@ -122,7 +122,7 @@ impl State {
             good: 0,
             handled: 0,
             rebalance_pause: Duration::ZERO,
-            commit: CommitState::new(now),
+            commit: CommitState::new(now, config.overrides.commit_every),
             closing: false,
             shown_at: None,
             failed: None,
