@@ -41,6 +41,7 @@ pub mod controller;
 pub mod group;
 pub mod groups;
 pub mod health;
+pub mod kafka;
 pub mod memory;
 pub mod metrics;
 pub mod observe;

@@ -6,11 +6,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
 use kube::{Resource, ResourceExt};
 use sluice_crds::{KafkaConsumer, config::KafkaConfig, kafkaconsumer::kafka::GroupProtocol};
+use sluice_planner::History;
 use tokio::time::Instant;
 
 use crate::{
     group::{Bell, Group, Kafka},
-    plan::History,
     validate::Rules,
 };
 

@@ -3,9 +3,11 @@
 
 use jiff::Timestamp;
 use sluice_crds::{
+    conditions::reason,
     kafkaconsumer::status::PlannerMemory,
     tuning::{Knobs, Tuning},
 };
+use sluice_planner::{Decision, History, Limit, Observed, Reason};
 
 use crate::{
     group::Reading,
@@ -42,13 +44,11 @@ pub struct Planned {
     pub limited: Option<(&'static str, String)>,
     /// Whether the lag is known, so that it decides.
     pub known: bool,
+    /// Whether the group's members are to be read: a decision is near.
+    pub wants_group: bool,
     /// What the planner wants to be remembered over a restart.
     pub memory: Option<PlannerMemory>,
 }
-
-/// What the planner keeps of a consumer between passes.
-#[derive(Debug, Default)]
-pub struct History;
 
 /// Why a consumer may not touch its group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +82,7 @@ pub fn course(
     now: Timestamp,
 ) -> Course {
     let current = current_knobs(v, seen);
-    let planned = ask(v, seen, reading, current, history, now);
+    let mut planned = ask(v, seen, reading, current, history, now);
     let asked_for = seen.asked_for();
     let partitions = reading.snapshot.as_ref().map(|s| s.partitions.len() as i32);
     let within = |pods: i32| partitions.map_or(pods, |p| pods.min(p));
@@ -94,12 +94,30 @@ pub fn course(
         Replicas::AsTheyAre => Some(within(asked_for.unwrap_or_else(|| v.scaling.min_replicas.max(1)))),
         Replicas::Planner => planned.as_ref().map(|p| within(p.replicas)).or(asked_for),
     };
+    if let (Some(planned), Some(pods)) = (&mut planned, replicas) {
+        in_whose_words(v, planned, pods);
+    }
     let may_tune = matches!(v.replicas, Replicas::Planner | Replicas::Fixed(_)) && conflict.is_none();
     let tuning = match &planned {
         Some(planned) if may_tune => next_knobs(current, v.within_bounds(planned.knobs)),
         _ => next_knobs(current, v.within_bounds(current.knobs)),
     };
     Course { replicas, tuning, planned, conflict }
+}
+
+/// Where the planner does not decide on the pods, the decision that is shown is not the planner's either.
+fn in_whose_words(v: &Validated, planned: &mut Planned, pods: i32) {
+    let (reason, message) = match v.replicas {
+        Replicas::Planner | Replicas::AsTheyAre => return,
+        Replicas::Fixed(asked) if asked > pods => {
+            (reason::MANUAL, format!("spec.replicas asks for {asked} pods, and there are {pods} partitions"))
+        }
+        Replicas::Fixed(asked) => (reason::MANUAL, format!("spec.replicas asks for {asked} pods")),
+        Replicas::Suspended => (reason::SUSPENDED, "spec.suspend is true".to_owned()),
+    };
+    planned.reason = reason.to_owned();
+    planned.message = message;
+    planned.replicas = pods;
 }
 
 /// The knobs in the ConfigMap; where it is gone, those in status; else the first.
@@ -116,30 +134,62 @@ fn next_knobs(current: Tuning, knobs: Knobs) -> Tuning {
     if current.knobs == knobs { current } else { Tuning::new(current.revision + 1, knobs) }
 }
 
-/// Placeholder until the planner stands: holds what is.
+/// Asks the planner, where a snapshot is there.
 fn ask(
-    _v: &Validated,
+    v: &Validated,
     seen: &Children,
     reading: &Reading,
     current: Tuning,
-    _history: &mut Option<History>,
-    _now: Timestamp,
+    history: &mut Option<History>,
+    now: Timestamp,
 ) -> Option<Planned> {
-    reading.snapshot.as_ref()?;
+    let snapshot = reading.snapshot.as_deref()?;
+    let status = seen.status();
+    let history = history.get_or_insert_with(|| status.memory.as_ref().map(History::restore).unwrap_or_default());
+    let observed = Observed {
+        // Before there is a Deployment nothing is asked for: the planner then says how many pods to begin with.
+        asked_for: seen.asked_for().unwrap_or(0).max(0) as u32,
+        ready: seen.ready().max(0) as u32,
+        tuning: current,
+    };
+    let decision = sluice_planner::plan(&v.plan, history, &observed, snapshot, now.as_millisecond());
+    let numbers = decision.numbers;
     Some(Planned {
-        replicas: seen.asked_for().unwrap_or(0),
-        knobs: current.knobs,
-        reason: "LagUnknown".to_owned(),
-        message: "the planner is not connected".to_owned(),
-        demand: None,
-        capacity: None,
-        backlog: None,
-        lag: None,
-        behind_seconds: None,
-        arrival_rate: None,
-        handled_rate: None,
-        limited: None,
-        known: false,
-        memory: None,
+        replicas: decision.replicas as i32,
+        knobs: decision.knobs,
+        reason: decision.reason.as_str().to_owned(),
+        limited: decision.limit.map(|limit| limit_words(v, &decision, limit)),
+        known: decision.reason != Reason::LagUnknown,
+        wants_group: decision.wants_group,
+        message: decision.message,
+        demand: numbers.demand,
+        capacity: numbers.capacity,
+        backlog: numbers.backlog,
+        lag: numbers.lag,
+        behind_seconds: numbers.behind,
+        arrival_rate: numbers.arrivals,
+        handled_rate: numbers.handled,
+        memory: Some(PlannerMemory { last_scale: status.memory.and_then(|m| m.last_scale), ..history.memory() })
+            .filter(|memory| *memory != PlannerMemory::default()),
     })
+}
+
+fn limit_words(v: &Validated, decision: &Decision, limit: Limit) -> (&'static str, String) {
+    match limit {
+        Limit::MaxReplicas => (
+            reason::MAX_REPLICAS,
+            format!(
+                "scaling.maxReplicas ({}) is in the way of more pods: {}",
+                v.scaling.max_replicas.unwrap_or_default(),
+                decision.message
+            ),
+        ),
+        Limit::MinReplicas => (
+            reason::MIN_REPLICAS,
+            format!("scaling.minReplicas ({}) holds more pods than are needed", v.scaling.min_replicas),
+        ),
+        Limit::Partitions => {
+            (reason::PARTITIONS, format!("more pods than partitions would be of no use: {}", decision.message))
+        }
+    }
 }

@@ -181,7 +181,8 @@ async fn begin(
     };
     let asked_for = seen.asked_for().unwrap_or(0);
     let first = asked_for == 0 && course.replicas.is_some_and(|pods| pods > 0);
-    group.with_members(first || course.replicas.is_some_and(|pods| pods != asked_for));
+    let near = course.replicas.is_some_and(|pods| pods != asked_for);
+    group.with_members(first || near || course.planned.as_ref().is_some_and(|p| p.wants_group));
     if first && !v.paused {
         match start::prepare(v, &seen.status(), reading, group).await {
             Start::Go(happenings) => open.happenings = happenings,

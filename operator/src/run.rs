@@ -12,6 +12,7 @@ use crate::{
     group::Kafka,
     groups::Groups,
     health::{self, Health},
+    kafka::Readers,
     metrics::Metrics,
     report::events::Events,
     watch,
@@ -55,7 +56,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
     stop_on_signals(&stop)?;
     let config = Config::infer().await.map_err(|e| Error::Config(kube::Error::InferConfig(e)))?;
     let client = Client::try_from(config).map_err(Error::Client)?;
-    operate(args, client, Arc::new(Unconnected), stop).await
+    operate(args, client, Arc::new(Readers::default()), stop).await
 }
 
 /// Operates through `client` until `stop`: [`run`] without signals and kubeconfig.

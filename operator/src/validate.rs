@@ -40,6 +40,8 @@ pub struct Validated {
     pub ordering: Ordering,
     /// Who decides on the pods.
     pub replicas: Replicas,
+    /// Bounds and targets as the planner takes them.
+    pub plan: sluice_planner::Spec,
     /// Bounds and targets of the pods.
     pub scaling: Scaling,
     /// Bounds and targets of the knobs.
@@ -188,6 +190,7 @@ pub fn validate(consumer: &KafkaConsumer, default_image: Option<&str>, rules: &m
         handler: spec.handler.clone(),
         ordering: spec.ordering,
         replicas,
+        plan: sluice_planner::Spec::of(spec),
         scaling: spec.scaling.clone(),
         tuning: spec.tuning.clone(),
         delivery: spec.delivery.clone(),
@@ -282,4 +285,126 @@ fn is_address(address: &str) -> bool {
     address.rsplit_once(':').is_some_and(|(host, port)| {
         !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok()
     })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) const MINIMAL: &str = "
+apiVersion: sluice.dev/v1alpha1
+kind: KafkaConsumer
+metadata: { name: orders, namespace: shop, uid: u-1, generation: 1 }
+spec:
+  kafka: { bootstrapServers: 'kafka:9092', topics: [orders] }
+  handler: { log: {} }
+";
+
+    /// `MINIMAL` with `value` at a path such as `spec.scaling.mode`.
+    pub(crate) fn with(changes: &[(&str, &str)]) -> KafkaConsumer {
+        let mut document: serde_yaml::Value = serde_yaml::from_str(MINIMAL).unwrap();
+        for (path, value) in changes {
+            let mut at = &mut document;
+            for part in path.split('/') {
+                let empty = || serde_yaml::Value::Mapping(serde_yaml::Mapping::new());
+                at = at.as_mapping_mut().unwrap().entry(part.into()).or_insert_with(empty);
+            }
+            *at = serde_yaml::from_str(value).unwrap();
+        }
+        serde_yaml::from_value(document).unwrap()
+    }
+
+    fn validated(changes: &[(&str, &str)]) -> Result<Validated, Error> {
+        validate(&with(changes), Some("stock:1"), &mut Rules::default())
+    }
+
+    /// A consumer that was found good.
+    pub(crate) fn good(changes: &[(&str, &str)]) -> Validated {
+        validated(changes).unwrap()
+    }
+
+    #[test]
+    fn a_consumer_with_addresses_topics_and_a_handler_has_all_else_by_default() {
+        let v = good(&[]);
+        assert_eq!(v.kafka.group_id, "shop.orders");
+        assert_eq!((v.image.as_str(), v.replicas, v.paused), ("stock:1", Replicas::Planner, false));
+        assert_eq!(v.first_knobs(), Knobs { batch_size: 50, concurrency: 1 });
+    }
+
+    #[test]
+    fn what_was_pinned_stays_whatever_the_defaults_become() {
+        let status = "{ groupId: old.group, protocol: Consumer, image: 'stock:0' }";
+        let v = good(&[("status", status)]);
+        assert_eq!((v.kafka.group_id.as_str(), v.kafka.protocol), ("old.group", GroupProtocol::Consumer));
+        assert_eq!(v.image, "stock:0");
+        // What the spec names goes before.
+        let v = good(&[("status", status), ("spec/pod/image", "mine:2"), ("spec/kafka/protocol", "Classic")]);
+        assert_eq!((v.image.as_str(), v.kafka.protocol), ("mine:2", GroupProtocol::Classic));
+    }
+
+    #[test]
+    fn who_decides_on_the_pods_is_as_the_table_says() {
+        for (changes, expected) in [
+            (vec![], Replicas::Planner),
+            (vec![("spec/scaling/mode", "DryRun")], Replicas::AsTheyAre),
+            (vec![("spec/scaling/mode", "Manual"), ("spec/replicas", "3")], Replicas::Fixed(3)),
+            (
+                vec![("spec/scaling/mode", "Manual"), ("spec/replicas", "3"), ("spec/suspend", "true")],
+                Replicas::Suspended,
+            ),
+            (vec![("spec/suspend", "true")], Replicas::Suspended),
+        ] {
+            assert_eq!(good(&changes).replicas, expected, "{changes:?}");
+        }
+    }
+
+    #[test]
+    fn knobs_stay_within_bounds_that_were_changed() {
+        let v = good(&[("spec/tuning", "{ batchSize: { min: 1, max: 40 }, concurrency: { min: 4, max: 8 } }")]);
+        assert_eq!(v.first_knobs(), Knobs { batch_size: 40, concurrency: 4 });
+        assert_eq!(v.within_bounds(Knobs { batch_size: 90, concurrency: 1 }), Knobs { batch_size: 40, concurrency: 4 });
+    }
+
+    #[test]
+    fn a_spec_that_is_older_than_a_rule_is_refused_with_what_to_write() {
+        for (changes, says) in [
+            (vec![("spec/kafka/topics", "[]")], "1 to 64 topics"),
+            (vec![("spec/kafka/topics", "['a b']")], "no topic can have"),
+            (vec![("spec/kafka/bootstrapServers", "kafka")], "host:port"),
+            (vec![("spec/kafka/properties", "{ group.id: x }")], "remove group.id: the engine owns it"),
+            (vec![("spec/kafka/properties", "{ session.timeout.ms: '1' }")], "remove session.timeout.ms"),
+            (vec![("spec/kafka/properties", "{ sasl.password: x }")], "remove sasl.password"),
+            (vec![("spec/kafka/properties", "{ plugin.library.paths: x }")], "remove plugin.library.paths"),
+            (vec![("spec/handler", "{}")], "exactly one"),
+            (vec![("spec/handler", "{ http: { url: 'ftp://x' } }")], "http://"),
+            (vec![("spec/scaling/mode", "Manual")], "spec.replicas"),
+            (vec![("spec/replicas", "3")], "spec.replicas"),
+            (vec![("spec/scaling", "{ minReplicas: 5, maxReplicas: 2 }")], "minReplicas"),
+            (vec![("spec/scaling/targetUtilization", "0")], "10 to 100"),
+            (vec![("spec/tuning", "{ batchSize: { min: 0, max: 5 } }")], "at least 1"),
+            (vec![("spec/delivery/drainTimeout", "60s")], "drainTimeout"),
+            (vec![("spec/pod/env", "[{ name: SLUICE_CONFIG_DIR, value: x }]")], "SLUICE_"),
+            (vec![("spec/pod/volumes", "[{ name: sluice-config, emptyDir: {} }]")], "sluice-config"),
+            (vec![("metadata/name", "a-name-that-is-so-long-that-no-pod-could-be-named-after-it")], "metadata.name"),
+        ] {
+            let error = validated(&changes).unwrap_err();
+            assert!(error.to_string().contains(says), "{changes:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn rules_are_evaluated_again_only_for_a_new_generation() {
+        let mut rules = Rules::default();
+        let bad = with(&[("spec/kafka/topics", "[]")]);
+        assert!(validate(&bad, Some("i"), &mut rules).is_err());
+        let mut put_right = with(&[]);
+        put_right.metadata.generation = Some(2);
+        assert!(validate(&put_right, Some("i"), &mut rules).is_ok());
+    }
+
+    #[test]
+    fn without_any_image_it_says_where_one_can_be_named() {
+        let error = validate(&with(&[]), None, &mut Rules::default()).unwrap_err();
+        assert!(error.to_string().contains("spec.pod.image"), "{error}");
+    }
 }

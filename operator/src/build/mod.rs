@@ -127,3 +127,162 @@ pub fn hash<T: Serialize>(value: &T) -> Result<String, Error> {
     }
     Ok(format!("{hash:016x}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use k8s_openapi::api::core::v1 as core;
+    use sluice_crds::tuning::Knobs;
+
+    use super::*;
+    use crate::validate::tests::good;
+
+    const TUNING: Tuning = Tuning::new(7, Knobs { batch_size: 60, concurrency: 2 });
+
+    fn built(changes: &[(&str, &str)]) -> Children {
+        children(&good(changes), GroupProtocol::Classic, TUNING).unwrap()
+    }
+
+    fn pod(children: &Children) -> core::PodSpec {
+        children.deployment.spec.clone().unwrap().template.spec.unwrap()
+    }
+
+    fn config_hash(children: &Children) -> String {
+        let template = children.deployment.spec.clone().unwrap().template.metadata.unwrap();
+        template.annotations.unwrap()[labels::CONFIG_HASH].clone()
+    }
+
+    #[test]
+    fn a_change_of_meaning_rolls_the_pods_and_another_spelling_does_not() {
+        let plain = built(&[("spec/delivery/drainTimeout", "20s")]);
+        for (what, changes, rolls) in [
+            ("spelling", vec![("spec/delivery/drainTimeout", "0m20s")], false),
+            ("topic order", vec![("spec/kafka/topics", "[orders, orders]")], false),
+            ("bounds of the knobs", vec![("spec/tuning", "{ batchSize: { min: 1, max: 30 } }")], false),
+            ("scaling", vec![("spec/scaling/maxReplicas", "3")], false),
+            ("drain timeout", vec![("spec/delivery/drainTimeout", "21s")], true),
+            ("topic", vec![("spec/kafka/topics", "[orders, more]")], true),
+            ("handler", vec![("spec/handler", "{ log: { delayPerRecord: 2ms } }")], true),
+            ("isolation", vec![("spec/kafka/isolation", "ReadUncommitted")], true),
+        ] {
+            let other = built(&changes);
+            assert_eq!(config_hash(&other) != config_hash(&plain), rolls, "{what}");
+        }
+    }
+
+    #[test]
+    fn knobs_stand_in_their_own_file_and_roll_no_pod() {
+        let v = good(&[]);
+        let before = children(&v, GroupProtocol::Classic, TUNING).unwrap();
+        let after =
+            children(&v, GroupProtocol::Classic, Tuning::new(8, Knobs { batch_size: 72, concurrency: 2 })).unwrap();
+        assert_eq!(before.deployment, after.deployment);
+        assert_eq!(before.config, after.config);
+        assert_ne!(before.tuning, after.tuning);
+        assert_eq!(after.tuning.metadata.annotations.unwrap()[labels::REVISION], "8");
+    }
+
+    #[test]
+    fn a_pod_may_do_nothing_that_it_need_not() {
+        let pod = pod(&built(&[]));
+        let security = pod.security_context.unwrap();
+        assert_eq!((security.run_as_non_root, security.run_as_user), (Some(true), Some(65_532)));
+        assert_eq!(security.seccomp_profile.unwrap().type_, "RuntimeDefault");
+        assert_eq!(pod.automount_service_account_token, Some(false));
+        let container = &pod.containers[0];
+        let security = container.security_context.clone().unwrap();
+        assert_eq!(
+            (security.read_only_root_filesystem, security.allow_privilege_escalation),
+            (Some(true), Some(false))
+        );
+        assert_eq!(security.capabilities.unwrap().drop.unwrap(), ["ALL"]);
+        assert!(container.resources.clone().unwrap().requests.is_some());
+    }
+
+    #[test]
+    fn the_files_are_mounted_as_folders_so_that_they_are_updated() {
+        let pod = pod(&built(&[]));
+        let mounts = pod.containers[0].volume_mounts.clone().unwrap();
+        assert_eq!(mounts.len(), 2);
+        for (mount, dir) in mounts.iter().zip([labels::CONFIG_DIR, labels::TUNING_DIR]) {
+            assert_eq!((mount.mount_path.as_str(), &mount.sub_path), (dir, &None));
+        }
+    }
+
+    #[test]
+    fn what_the_spec_says_of_the_pod_gets_there_and_our_labels_win() {
+        let children = built(&[(
+            "spec/pod",
+            "
+            image: mine:3
+            imagePullPolicy: Never
+            args: [--x]
+            env: [{ name: A, value: b }]
+            labels: { team: shop, app.kubernetes.io/instance: evil }
+            annotations: { a: b }
+            nodeSelector: { disk: ssd }
+            tolerations: [{ key: t, operator: Exists }]
+            serviceAccountName: orders
+            priorityClassName: high
+            terminationGracePeriodSeconds: 40
+            volumes: [{ name: tmp, emptyDir: {} }]
+            volumeMounts: [{ name: tmp, mountPath: /tmp }]
+            resources: { limits: { memory: 1Gi } }
+            ",
+        )]);
+        let template = children.deployment.spec.clone().unwrap().template;
+        let meta = template.metadata.clone().unwrap();
+        assert_eq!(meta.labels.as_ref().unwrap()["team"], "shop");
+        assert_eq!(meta.labels.unwrap()[labels::INSTANCE], "orders");
+        assert_eq!(meta.annotations.unwrap()["a"], "b");
+        let pod = pod(&children);
+        let container = &pod.containers[0];
+        assert_eq!(container.image.as_deref(), Some("mine:3"));
+        assert_eq!(container.image_pull_policy.as_deref(), Some("Never"));
+        assert_eq!(container.args.clone().unwrap(), ["--x"]);
+        assert!(container.env.clone().unwrap().iter().any(|e| e.name == "A"));
+        assert_eq!(container.volume_mounts.clone().unwrap().len(), 3);
+        assert_eq!(container.resources.clone().unwrap().limits.unwrap()["memory"].0, "1Gi");
+        assert_eq!(pod.service_account_name.as_deref(), Some("orders"));
+        assert_eq!(pod.automount_service_account_token, Some(true));
+        assert_eq!(pod.priority_class_name.as_deref(), Some("high"));
+        assert_eq!(pod.termination_grace_period_seconds, Some(40));
+        assert_eq!(pod.node_selector.unwrap()["disk"], "ssd");
+        assert_eq!(pod.tolerations.unwrap().len(), 1);
+        assert_eq!(pod.volumes.unwrap().len(), 3);
+    }
+
+    #[test]
+    fn the_deployment_leaves_its_replicas_to_the_scaler_and_adds_a_pod_before_it_takes_one() {
+        let children = built(&[]);
+        let spec = children.deployment.spec.unwrap();
+        assert_eq!(spec.replicas, None);
+        let rolling = spec.strategy.unwrap().rolling_update.unwrap();
+        assert_eq!(serde_json::to_value(rolling).unwrap(), serde_json::json!({ "maxSurge": 1, "maxUnavailable": 0 }));
+    }
+
+    #[test]
+    fn children_belong_to_their_consumer_and_carry_the_hash_of_what_was_built() {
+        let children = built(&[]);
+        for meta in [&children.config.metadata, &children.tuning.metadata, &children.deployment.metadata] {
+            let owner = &meta.owner_references.as_ref().unwrap()[0];
+            assert_eq!((owner.uid.as_str(), owner.controller), ("u-1", Some(true)));
+            assert_eq!(meta.labels.as_ref().unwrap()[labels::MANAGED_BY], labels::MANAGED_BY_VALUE);
+            assert_eq!(meta.annotations.as_ref().unwrap()[DESIRED_HASH].len(), 16);
+        }
+        assert_eq!(children, built(&[]), "the same is built from the same");
+    }
+
+    #[test]
+    fn what_is_built_is_built_without_client_runtime_or_clock() {
+        for file in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/build")).unwrap() {
+            let path = file.unwrap().path();
+            let source = fs::read_to_string(&path).unwrap();
+            let code = source.split("#[cfg(test)]").next().unwrap();
+            for word in ["kube::", "tokio", "rdkafka", "Timestamp::now", "Instant"] {
+                assert!(!code.contains(word), "{} names {word}", path.display());
+            }
+        }
+    }
+}

@@ -222,3 +222,123 @@ fn tail(text: &str, max: usize) -> String {
     }
     format!("…{}", &text[begin..])
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn now() -> Timestamp {
+        "2026-01-01T00:10:00Z".parse().unwrap()
+    }
+
+    fn deployment(desired: i32, ready: i32) -> Deployment {
+        serde_json::from_value(json!({
+            "metadata": { "generation": 3 },
+            "spec": { "replicas": desired, "selector": {}, "template": {} },
+            "status": { "observedGeneration": 3, "replicas": desired, "readyReplicas": ready, "updatedReplicas": desired },
+        }))
+        .unwrap()
+    }
+
+    fn pod(name: &str, status: serde_json::Value) -> Pod {
+        serde_json::from_value(json!({ "metadata": { "name": name }, "status": status })).unwrap()
+    }
+
+    fn container(state: &serde_json::Value) -> serde_json::Value {
+        let mut container =
+            json!({ "name": "consumer", "ready": false, "restartCount": 2, "image": "i", "imageID": "" });
+        for (key, value) in state.as_object().unwrap() {
+            container[key] = value.clone();
+        }
+        json!({ "containerStatuses": [container] })
+    }
+
+    #[test]
+    fn the_transition_time_moves_only_when_the_status_does() {
+        let mut all = Vec::new();
+        let later = now() + jiff::SignedDuration::from_secs(60);
+        set(&mut all, "Ready", &Verdict::no("Progressing", "0 of 1"), Some(1), now());
+        set(&mut all, "Ready", &Verdict::no("CrashLoop", "it ended"), Some(2), later);
+        assert_eq!(all.len(), 1);
+        assert_eq!(
+            (all[0].last_transition_time.0, all[0].reason.as_str(), all[0].observed_generation),
+            (now(), "CrashLoop", Some(2))
+        );
+        set(&mut all, "Ready", &Verdict::yes("AsDecided", "1 of 1"), Some(2), later);
+        assert_eq!(all[0].last_transition_time.0, later);
+    }
+
+    #[test]
+    fn ready_names_what_stands_in_the_pods_way_in_their_own_words() {
+        let unschedulable = json!({ "conditions": [{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes are available: 1 Insufficient cpu." }] });
+        let image = container(
+            &json!({ "state": { "waiting": { "reason": "ImagePullBackOff", "message": "Back-off pulling image x" } } }),
+        );
+        let crash = container(&json!({
+            "state": { "waiting": { "reason": "CrashLoopBackOff", "message": "back-off 40s" } },
+            "lastState": { "terminated": { "exitCode": 1, "reason": "Error", "message": "cannot read the configuration" } },
+        }));
+        let running = container(&json!({ "state": { "running": { "startedAt": "2026-01-01T00:00:00Z" } } }));
+        let secret = container(
+            &json!({ "state": { "waiting": { "reason": "CreateContainerConfigError", "message": "secret \"x\" not found" } } }),
+        );
+        for (status, expected, says) in [
+            (unschedulable, reason::UNSCHEDULABLE, "Insufficient cpu"),
+            (image, reason::IMAGE, "ImagePullBackOff: Back-off pulling image x"),
+            (crash, reason::CRASH, "it ended with Error, exit code 1: cannot read the configuration"),
+            (running, reason::NOT_READY, "does not become ready"),
+            (secret, reason::NOT_READY, "secret \"x\" not found"),
+        ] {
+            let pod = pod("orders-1", status);
+            let verdict = pods(1, Some(&deployment(1, 0)), &[&pod], now());
+            assert_eq!((verdict.status, verdict.reason.as_str()), (Some(false), expected));
+            assert!(
+                verdict.message.starts_with("pod orders-1") && verdict.message.contains(says),
+                "{}",
+                verdict.message
+            );
+        }
+    }
+
+    #[test]
+    fn refused_pods_are_told_in_the_deployments_words() {
+        let mut refused = deployment(3, 1);
+        refused.status.as_mut().unwrap().conditions = Some(
+            serde_json::from_value(json!([{ "type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota: pods" }])).unwrap(),
+        );
+        let verdict = pods(3, Some(&refused), &[], now());
+        assert_eq!((verdict.reason.as_str(), verdict.message.as_str()), (reason::QUOTA, "exceeded quota: pods"));
+    }
+
+    #[test]
+    fn a_pod_that_is_only_starting_is_in_nobodys_way() {
+        let starting = pod(
+            "a",
+            container(&json!({ "restartCount": 0, "state": { "running": { "startedAt": "2026-01-01T00:09:50Z" } } })),
+        );
+        let verdict = pods(1, Some(&deployment(1, 0)), &[&starting], now());
+        assert_eq!((verdict.reason.as_str(), verdict.message.as_str()), (reason::PROGRESSING, "0 of 1 pods ready"));
+    }
+
+    #[test]
+    fn ready_is_what_was_decided_and_was_seen_by_the_deployment() {
+        let verdict = |desired, d: &Deployment| pods(desired, Some(d), &[], now()).status;
+        assert_eq!(verdict(4, &deployment(4, 4)), Some(true));
+        assert_eq!(verdict(0, &deployment(0, 0)), Some(true));
+        assert_eq!(verdict(5, &deployment(4, 4)), Some(false));
+        assert_eq!(verdict(4, &deployment(4, 3)), Some(false));
+        let mut unseen = deployment(4, 4);
+        unseen.metadata.generation = Some(4);
+        assert_eq!(verdict(4, &unseen), Some(false));
+        assert_eq!(pods(1, None, &[], now()).status, Some(false));
+    }
+
+    #[test]
+    fn long_messages_are_cut_between_characters() {
+        let long = "ü".repeat(2_000);
+        assert!(shorten(&long, 1_024).len() <= 1_024);
+        assert!(tail(&long, 401).len() <= 401 + '…'.len_utf8());
+    }
+}

@@ -1,0 +1,125 @@
+//! A Kafka that says what a test wants it to say, and writes down what was committed.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use futures::future::BoxFuture;
+use sluice_crds::{config::KafkaConfig, kafkaconsumer::kafka::GroupProtocol};
+use sluice_operator::group::{Bell, Group, Kafka, Reading, Trouble};
+use sluice_planner::snapshot::{self as s, Committed, GroupState, Snapshot, TopicPartition};
+
+#[derive(Default)]
+struct State {
+    reading: Reading,
+    bells: Vec<(String, Bell)>,
+    commits: Vec<(String, i32, i64)>,
+}
+
+#[derive(Clone, Default)]
+pub struct FakeKafka(Arc<Mutex<State>>);
+
+impl FakeKafka {
+    /// A cluster with a topic of `partitions`, an empty group, and offsets 100 to 200 in each partition.
+    pub fn new(partitions: i32) -> Self {
+        let kafka = Self::default();
+        kafka.set(|reading| *reading = self::reading(partitions));
+        kafka
+    }
+
+    /// Changes what is read, and tells those who follow.
+    pub fn set(&self, change: impl FnOnce(&mut Reading)) {
+        let bells = {
+            let mut state = self.0.lock().unwrap();
+            change(&mut state.reading);
+            state.bells.clone()
+        };
+        for (_, bell) in bells {
+            bell();
+        }
+    }
+
+    /// Changes the newest snapshot.
+    pub fn snapshot(&self, change: impl FnOnce(&mut Snapshot)) {
+        self.set(|reading| {
+            let mut snapshot = reading.snapshot.as_deref().unwrap().clone();
+            change(&mut snapshot);
+            reading.snapshot = Some(Arc::new(snapshot));
+        });
+    }
+
+    pub fn commits(&self) -> Vec<(String, i32, i64)> {
+        self.0.lock().unwrap().commits.clone()
+    }
+
+    /// Groups that are followed.
+    pub fn followed(&self) -> Vec<String> {
+        self.0.lock().unwrap().bells.iter().map(|(group, _)| group.clone()).collect()
+    }
+}
+
+pub fn reading(partitions: i32) -> Reading {
+    let partition = |number| s::Partition {
+        id: TopicPartition { topic: "orders".into(), partition: number },
+        start: Some(100),
+        end: Some(200),
+        end_at: 0,
+        committed: Committed::At(200),
+        committed_at: 0,
+        report: None,
+    };
+    Reading {
+        snapshot: Some(Arc::new(Snapshot {
+            at: 0,
+            partitions: (0..partitions).map(partition).collect(),
+            group: Some(s::Group { at: 0, state: GroupState::Empty, members: Vec::new() }),
+        })),
+        trouble: None,
+        cluster_id: Some("cluster".to_owned()),
+        topic_ids: BTreeMap::from([("orders".to_owned(), "id-1".to_owned())]),
+        protocol: Some(GroupProtocol::Classic),
+    }
+}
+
+struct FakeGroup(FakeKafka, String);
+
+impl Kafka for FakeKafka {
+    fn follow(&self, what: &KafkaConfig, bell: Bell) -> Arc<dyn Group> {
+        self.0.lock().unwrap().bells.push((what.group_id.clone(), bell));
+        Arc::new(FakeGroup(self.clone(), what.group_id.clone()))
+    }
+}
+
+impl Group for FakeGroup {
+    fn reading(&self) -> Reading {
+        self.0.0.lock().unwrap().reading.clone()
+    }
+
+    fn with_members(&self, _: bool) {}
+
+    fn commit(&self, offsets: Vec<(TopicPartition, i64)>) -> BoxFuture<'_, Result<(), Trouble>> {
+        let mut state = self.0.0.lock().unwrap();
+        for (id, offset) in &offsets {
+            state.commits.push((id.topic.to_string(), id.partition, *offset));
+        }
+        let mut snapshot = state.reading.snapshot.as_deref().unwrap().clone();
+        for partition in &mut snapshot.partitions {
+            if let Some((_, offset)) = offsets.iter().find(|(id, _)| *id == partition.id) {
+                partition.committed = Committed::At(*offset);
+            }
+        }
+        state.reading.snapshot = Some(Arc::new(snapshot));
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+impl Drop for FakeGroup {
+    fn drop(&mut self) {
+        // Another may follow the same group by now: only one of them has gone.
+        let mut state = self.0.0.lock().unwrap();
+        if let Some(at) = state.bells.iter().position(|(group, _)| *group == self.1) {
+            state.bells.remove(at);
+        }
+    }
+}

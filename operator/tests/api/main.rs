@@ -1,0 +1,482 @@
+//! The operator against a stateful fake API server that records the conversation, and a Kafka that says what a test wants:
+//! what is written when, and what is not.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::expect_used)]
+
+mod kafka;
+mod server;
+
+use std::{sync::Arc, time::Duration};
+
+use clap::Parser;
+use kafka::FakeKafka;
+use serde_json::{Value, json};
+use server::{Call, Fault, Server};
+use sluice_operator::{args::Args, run};
+use sluice_planner::snapshot::{Committed, Member};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+struct Operator {
+    stop: CancellationToken,
+    task: AbortOnDropHandle<Result<(), run::Error>>,
+}
+
+fn start(server: &Server, kafka: &FakeKafka) -> Operator {
+    let args =
+        Args::try_parse_from(["op", "--listen", "127.0.0.1:0", "--consumer-image", "sluice/consumer:1"]).unwrap();
+    let stop = CancellationToken::new();
+    let work = run::operate(args, server.client(), Arc::new(kafka.clone()), stop.clone());
+    Operator { stop, task: AbortOnDropHandle::new(tokio::spawn(work)) }
+}
+
+impl Operator {
+    async fn stop(self) {
+        self.stop.cancel();
+        tokio::time::timeout(Duration::from_secs(30), self.task).await.expect("it stops").unwrap().unwrap();
+    }
+}
+
+/// A consumer in mode Manual: the number of pods is the test's.
+fn consumer(name: &str, replicas: i64) -> Value {
+    json!({
+        "apiVersion": "sluice.dev/v1alpha1", "kind": "KafkaConsumer",
+        "metadata": { "name": name },
+        "spec": {
+            "kafka": { "bootstrapServers": "kafka:9092", "topics": ["orders"] },
+            "handler": { "log": {} },
+            "replicas": replicas,
+            "scaling": { "mode": "Manual" },
+        },
+    })
+}
+
+fn condition<'a>(object: &'a Value, type_: &str) -> Option<&'a Value> {
+    object["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == type_)
+}
+
+fn is(object: &Value, type_: &str, status: &str, reason: &str) -> bool {
+    condition(object, type_).is_some_and(|c| c["status"] == status && c["reason"] == reason)
+}
+
+async fn ready(server: &Server, name: &str, replicas: i64) -> Value {
+    server
+        .until(&format!("{name} ready with {replicas}"), |s| {
+            let object = s.get("kafkaconsumers", name)?;
+            let right =
+                object["status"]["desiredReplicas"] == replicas && object["status"]["readyReplicas"] == replicas;
+            (right && condition(&object, "Ready")?["status"] == "True").then_some(object)
+        })
+        .await
+}
+
+/// Lets all that is due happen: seconds in which nothing new comes in from outside.
+async fn quiet() {
+    tokio::time::sleep(Duration::from_secs(5)).await;
+}
+
+fn replicas_patches(calls: &[Call]) -> Vec<i64> {
+    let scaler = |c: &&Call| c.manager.contains("scaler");
+    calls.iter().filter(scaler).map(|c| c.body["spec"]["replicas"].as_i64().unwrap()).collect()
+}
+
+fn statuses(calls: &[Call]) -> usize {
+    calls.iter().filter(|c| c.path.ends_with("/status")).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_gets_its_files_before_its_pods_and_a_status_that_says_so() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let _operator = start(&server, &kafka);
+    server.put("kafkaconsumers", consumer("orders", 3));
+    let object = ready(&server, "orders", 3).await;
+    let status = &object["status"];
+    assert_eq!(status["groupId"], "shop.orders");
+    assert_eq!(status["protocol"], "Classic");
+    assert_eq!(status["image"], "sluice/consumer:1");
+    assert_eq!(status["partitions"], 12);
+    assert_eq!(status["selector"], "app.kubernetes.io/name=kafka-consumer,app.kubernetes.io/instance=orders");
+    for type_ in ["Ready", "KafkaReachable", "ScalingActive", "ScalingLimited", "GroupConflict"] {
+        assert!(condition(&object, type_).is_some(), "{type_} is always there");
+    }
+    let order: Vec<_> = server
+        .writes()
+        .iter()
+        .filter(|c| !c.path.ends_with("/status") && !c.path.contains("events"))
+        .map(|c| c.path.rsplit('/').next().unwrap().to_owned())
+        .collect();
+    assert_eq!(order, ["orders-config", "orders-tuning", "orders", "orders"]);
+    assert_eq!(server.get("deployments", "orders").unwrap()["spec"]["replicas"], 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_steady_state_makes_no_write_and_no_read() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let _operator = start(&server, &kafka);
+    server.put("kafkaconsumers", consumer("orders", 3));
+    ready(&server, "orders", 3).await;
+    quiet().await;
+    server.take_calls();
+    for reading in 0..60 {
+        kafka.snapshot(|s| s.at = reading * 1_000);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let calls = server.take_calls();
+    assert!(calls.is_empty(), "{calls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_operator_finds_all_as_it_is_and_writes_nothing() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let operator = start(&server, &kafka);
+    server.put("kafkaconsumers", consumer("orders", 3));
+    ready(&server, "orders", 3).await;
+    quiet().await;
+    operator.stop().await;
+    server.take_calls();
+    let _operator = start(&server, &kafka);
+    quiet().await;
+    assert!(!kafka.followed().is_empty(), "it reads the group again");
+    let writes: Vec<_> = server.writes();
+    assert!(writes.is_empty(), "{writes:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn scaling_writes_the_number_once_and_the_status_once() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let _operator = start(&server, &kafka);
+    server.put("kafkaconsumers", consumer("orders", 3));
+    ready(&server, "orders", 3).await;
+    quiet().await;
+    server.take_calls();
+    // Pods that take their time: what is written is then the decision alone.
+    server.kubelet(false);
+    server.put("kafkaconsumers", consumer("orders", 7));
+    quiet().await;
+    let calls = server.take_calls();
+    assert_eq!(replicas_patches(&calls), [7]);
+    assert_eq!(statuses(&calls), 1, "{calls:?}");
+    let events: Vec<_> = calls.iter().filter(|c| c.path.ends_with("/events")).map(|c| &c.body).collect();
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(events[0]["reason"], "ScaledUp");
+    assert!(events[0]["note"].as_str().unwrap().starts_with("3 → 7 pods"), "{events:?}");
+    assert_eq!(calls.iter().filter(|c| c.is_write()).count(), 3, "{calls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_pods_than_partitions_run() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(4));
+    let _operator = start(&server, &kafka);
+    server.put("kafkaconsumers", consumer("orders", 9));
+    let object = ready(&server, "orders", 4).await;
+    assert!(is(&object, "ScalingLimited", "True", "Partitions"), "{object:#}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_changed_in_a_child_is_put_back() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let _operator = start(&server, &kafka);
+    server.put("kafkaconsumers", consumer("orders", 3));
+    ready(&server, "orders", 3).await;
+    quiet().await;
+    let mut deployment = server.get("deployments", "orders").unwrap();
+    deployment["spec"]["replicas"] = json!(1);
+    deployment["spec"]["template"]["spec"]["containers"][0]["image"] = json!("evil");
+    server.put("deployments", deployment);
+    server
+        .until("the image is put back", |s| {
+            let spec = s.get("deployments", "orders")?["spec"].clone();
+            let image = spec["template"]["spec"]["containers"][0]["image"] == "sluice/consumer:1";
+            (image && spec["replicas"] == 3).then_some(())
+        })
+        .await;
+    server.delete("configmaps", "orders-config");
+    server.until("the file is made again", |s| s.get("configmaps", "orders-config")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_cannot_be_read_or_followed_does_not_stop_the_others() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let _operator = start(&server, &kafka);
+    let mut unreadable = consumer("unreadable", 3);
+    unreadable["spec"]["kafka"]["topics"] = json!({ "not": "a list" });
+    let mut unfollowable = consumer("unfollowable", 3);
+    unfollowable["spec"]["kafka"]["properties"] = json!({ "plugin.library.paths": "/tmp/evil.so" });
+    server.put("kafkaconsumers", unreadable);
+    server.put("kafkaconsumers", unfollowable);
+    server.put("kafkaconsumers", consumer("orders", 3));
+    ready(&server, "orders", 3).await;
+    quiet().await;
+    let object = server.get("kafkaconsumers", "unfollowable").unwrap();
+    assert!(is(&object, "Ready", "False", "InvalidSpec"), "{object:#}");
+    let said = condition(&object, "Ready").unwrap()["message"].as_str().unwrap();
+    assert!(said.contains("plugin.library.paths"), "{said}");
+    assert!(server.get("deployments", "unfollowable").is_none());
+    let events = server.list("events");
+    let about = |name: &str| events.iter().filter(|e| e["regarding"]["name"] == name).count();
+    assert_eq!((about("unreadable"), about("unfollowable")), (1, 1), "{events:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_is_deleted_in_mid_pass_leaves_nothing_behind() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let _operator = start(&server, &kafka);
+    let inner = server.clone();
+    // It goes after the files were written and before the Deployment.
+    server.fault(move |method, path| {
+        if method == "PATCH" && path.ends_with("/deployments/orders") {
+            inner.delete("kafkaconsumers", "orders");
+            return Some(Fault::Status(404, "namespaces \"shop\" not found"));
+        }
+        None
+    });
+    server.put("kafkaconsumers", consumer("orders", 3));
+    server
+        .until("the group is left", |s| {
+            (s.get("kafkaconsumers", "orders").is_none() && kafka.followed().is_empty()).then_some(())
+        })
+        .await;
+    server.take_calls();
+    server.heal();
+    quiet().await;
+    assert_eq!(server.writes().len(), 0, "{:?}", server.writes());
+    // Others, and one of the same name, go on.
+    server.delete("configmaps", "orders-config");
+    server.delete("configmaps", "orders-tuning");
+    server.put("kafkaconsumers", consumer("orders", 2));
+    ready(&server, "orders", 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pass_that_fails_is_tried_again_after_a_growing_wait_and_readings_do_not_hurry_it() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let _operator = start(&server, &kafka);
+    server.fault(|method, path| {
+        (method == "PATCH" && path.ends_with("orders-config")).then_some(Fault::Status(500, "etcd is away"))
+    });
+    server.put("kafkaconsumers", consumer("orders", 3));
+    for reading in 0..60 {
+        kafka.snapshot(|s| s.at = reading * 1_000);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let tries = server.take_calls().iter().filter(|c| c.path.ends_with("orders-config") && c.is_write()).count();
+    // 1 + 2 + 4 + 8 + 16 + 32 s, with jitter.
+    assert!((4..=8).contains(&tries), "{tries} tries in a minute");
+    let object = server.get("kafkaconsumers", "orders").unwrap();
+    assert!(is(&object, "Ready", "False", "ServerError"), "{object:#}");
+    assert!(condition(&object, "Ready").unwrap()["message"].as_str().unwrap().contains("etcd is away"));
+    server.heal();
+    ready(&server, "orders", 3).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spec_that_is_put_right_is_tried_at_once() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let _operator = start(&server, &kafka);
+    server.fault(|method, path| {
+        (method == "PATCH" && path.ends_with("orders-config")).then_some(Fault::Status(422, "Invalid"))
+    });
+    server.put("kafkaconsumers", consumer("orders", 3));
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    server.heal();
+    let before = tokio::time::Instant::now();
+    server.put("kafkaconsumers", consumer("orders", 2));
+    ready(&server, "orders", 2).await;
+    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_hangs_is_cut_off_and_holds_up_nobody_else() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let _operator = start(&server, &kafka);
+    server.fault(|method, path| (method == "PATCH" && path.ends_with("slow-config")).then_some(Fault::Hang));
+    server.put("kafkaconsumers", consumer("slow", 3));
+    let mut other = consumer("orders", 3);
+    other["spec"]["kafka"]["groupId"] = json!("another");
+    server.put("kafkaconsumers", other);
+    ready(&server, "orders", 3).await;
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    server.heal();
+    ready(&server, "slow", 3).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_is_restarted_is_found_again() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let _operator = start(&server, &kafka);
+    server.put("kafkaconsumers", consumer("orders", 3));
+    ready(&server, "orders", 3).await;
+    server.stop();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    server.start();
+    server.put("kafkaconsumers", consumer("orders", 5));
+    ready(&server, "orders", 5).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_definition_is_waited_for() {
+    let (server, kafka) = (Server::undefined(), FakeKafka::new(12));
+    let _operator = start(&server, &kafka);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let calls = server.take_calls();
+    assert!(calls.iter().all(|c| c.path == "/apis/sluice.dev/v1alpha1"), "{calls:?}");
+    server.define();
+    server.put("kafkaconsumers", consumer("orders", 3));
+    ready(&server, "orders", 3).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_consumers_children_are_left_alone() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let _operator = start(&server, &kafka);
+    server.put("kafkaconsumers", consumer("orders", 3));
+    ready(&server, "orders", 3).await;
+    let mut paused = consumer("orders", 6);
+    paused["metadata"]["annotations"] = json!({ "sluice.dev/paused": "true" });
+    server.put("kafkaconsumers", paused);
+    server
+        .until("it says that it is paused", |s| {
+            is(&s.get("kafkaconsumers", "orders")?, "ScalingActive", "False", "Paused").then_some(())
+        })
+        .await;
+    server.take_calls();
+    quiet().await;
+    assert!(server.writes().iter().all(|c| c.path.ends_with("/status")), "{:?}", server.writes());
+    assert_eq!(server.get("deployments", "orders").unwrap()["spec"]["replicas"], 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspended_consumer_has_no_pods_and_keeps_its_offsets() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(2));
+    let _operator = start(&server, &kafka);
+    server.put("kafkaconsumers", consumer("orders", 2));
+    ready(&server, "orders", 2).await;
+    let mut suspended = consumer("orders", 2);
+    suspended["spec"]["suspend"] = json!(true);
+    server.put("kafkaconsumers", suspended);
+    let object = server
+        .until("no pods", |s| {
+            let object = s.get("kafkaconsumers", "orders")?;
+            (is(&object, "Ready", "True", "Suspended") && !object["status"]["parked"].is_null()).then_some(object)
+        })
+        .await;
+    assert_eq!(object["status"]["parked"]["clusterId"], "cluster");
+    assert_eq!(object["status"]["parked"]["topics"][0]["offsets"], json!([200, 200]));
+    // The broker expires one of them; it is put back before the first pod.
+    kafka.snapshot(|s| s.partitions[1].committed = Committed::None);
+    quiet().await;
+    server.put("kafkaconsumers", consumer("orders", 2));
+    let object = ready(&server, "orders", 2).await;
+    assert_eq!(kafka.commits(), [("orders".to_owned(), 1, 200)]);
+    server
+        .until("they are dropped", |s| s.get("kafkaconsumers", "orders")?["status"]["parked"].is_null().then_some(()))
+        .await;
+    assert!(server.list("events").iter().any(|e| e["reason"] == "OffsetsRestored"), "{object:#}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_is_committed_before_the_first_pod() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(2));
+    kafka.snapshot(|s| s.partitions.iter_mut().for_each(|p| p.committed = Committed::Unknown));
+    let _operator = start(&server, &kafka);
+    let mut latest = consumer("orders", 1);
+    latest["spec"]["kafka"]["startFrom"] = json!("Latest");
+    server.put("kafkaconsumers", latest);
+    server.until("the children", |s| s.get("deployments", "orders")).await;
+    quiet().await;
+    // Unknown is not "none": nothing is committed, and no pod starts.
+    assert!(kafka.commits().is_empty());
+    assert_eq!(server.get("deployments", "orders").unwrap()["spec"]["replicas"], 0);
+    kafka.snapshot(|s| s.partitions.iter_mut().for_each(|p| p.committed = Committed::None));
+    ready(&server, "orders", 1).await;
+    assert_eq!(kafka.commits(), [("orders".to_owned(), 0, 200), ("orders".to_owned(), 1, 200)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_with_members_of_somebody_else_gets_no_pod_unless_asked_for() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(2));
+    let member = |id: &str| Member { client_id: id.to_owned(), partitions: Vec::new() };
+    kafka.snapshot(|s| s.group.as_mut().unwrap().members = vec![member("sarama")]);
+    let _operator = start(&server, &kafka);
+    server.put("kafkaconsumers", consumer("orders", 1));
+    server
+        .until("the conflict", |s| {
+            is(&s.get("kafkaconsumers", "orders")?, "GroupConflict", "True", "ForeignMembers").then_some(())
+        })
+        .await;
+    quiet().await;
+    assert!(server.list("pods").is_empty());
+    let mut over = consumer("orders", 1);
+    over["metadata"]["annotations"] = json!({ "sluice.dev/take-over-group": "true" });
+    server.put("kafkaconsumers", over);
+    ready(&server, "orders", 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_younger_of_two_consumers_with_one_group_gets_no_pod() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(2));
+    let _operator = start(&server, &kafka);
+    let with_group = |name: &str| {
+        let mut object = consumer(name, 1);
+        object["spec"]["kafka"]["groupId"] = json!("one");
+        object
+    };
+    server.put("kafkaconsumers", with_group("older"));
+    ready(&server, "older", 1).await;
+    server.put("kafkaconsumers", with_group("younger"));
+    server
+        .until("the conflict", |s| {
+            is(&s.get("kafkaconsumers", "younger")?, "GroupConflict", "True", "OtherKafkaConsumer").then_some(())
+        })
+        .await;
+    quiet().await;
+    assert_eq!(server.list("pods").len(), 1);
+    server.delete("kafkaconsumers", "older");
+    kafka.snapshot(|s| s.at = 1);
+    ready(&server, "younger", 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_is_somebody_elses_is_left_to_them() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(2));
+    let _operator = start(&server, &kafka);
+    let theirs = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "orders-config" }, "data": { "a": "b" } });
+    server.put("configmaps", theirs);
+    server.put("kafkaconsumers", consumer("orders", 1));
+    let object = server
+        .until("it says so", |s| {
+            let object = s.get("kafkaconsumers", "orders")?;
+            is(&object, "Ready", "False", "NameTaken").then_some(object)
+        })
+        .await;
+    assert_eq!(server.get("configmaps", "orders-config").unwrap()["data"], json!({ "a": "b" }), "{object:#}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_knobs_reach_the_pods_at_once_and_roll_none() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(2));
+    let _operator = start(&server, &kafka);
+    server.put("kafkaconsumers", consumer("orders", 2));
+    ready(&server, "orders", 2).await;
+    for mut pod in server.list("pods") {
+        pod["metadata"]["creationTimestamp"] = json!("2020-01-01T00:00:00Z");
+        server.put("pods", pod);
+    }
+    quiet().await;
+    let template = server.get("deployments", "orders").unwrap()["spec"]["template"].clone();
+    server.take_calls();
+    // The bounds force another batch size: 50 is above them now.
+    let mut bounded = consumer("orders", 2);
+    bounded["spec"]["tuning"] = json!({ "batchSize": { "min": 1, "max": 40 } });
+    server.put("kafkaconsumers", bounded);
+    quiet().await;
+    let object = server.get("kafkaconsumers", "orders").unwrap();
+    assert_eq!((&object["status"]["batchSize"], &object["status"]["tuningRevision"]), (&json!(40), &json!(2)));
+    let file = server.get("configmaps", "orders-tuning").unwrap()["data"]["tuning.yaml"].clone();
+    assert!(file.as_str().unwrap().contains("batchSize: 40"), "{file}");
+    for pod in server.list("pods") {
+        assert_eq!(pod["metadata"]["annotations"]["sluice.dev/tuning-revision"], "2", "{pod:#}");
+    }
+    assert_eq!(server.get("deployments", "orders").unwrap()["spec"]["template"], template);
+    let nudges = server.take_calls().iter().filter(|c| c.path.contains("/pods/")).count();
+    assert_eq!(nudges, 2, "each pod is annotated once");
+}

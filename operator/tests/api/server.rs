@@ -1,0 +1,481 @@
+//! A stateful fake API server that records the conversation: enough of list, watch, server-side apply, merge patch and
+//! create for the operator, with a Deployment controller and a kubelet that are as fast as can be. Faults can be put in.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures::{StreamExt, stream};
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use kube::{Client, client::Body};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+type Bytes = axum::body::Bytes;
+type Answer = Response<axum::body::Body>;
+
+/// One request that was made, and how it was answered.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub method: String,
+    pub path: String,
+    pub manager: String,
+    pub body: Value,
+    pub status: u16,
+}
+
+impl Call {
+    pub fn is_write(&self) -> bool {
+        self.method != "GET"
+    }
+}
+
+/// What goes wrong with a request.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    Status(u16, &'static str),
+    Hang,
+}
+
+type Faults = Box<dyn FnMut(&str, &str) -> Option<Fault> + Send>;
+
+#[derive(Default)]
+struct State {
+    version: u64,
+    /// By plural, namespace and name.
+    objects: BTreeMap<(String, String, String), Value>,
+    /// What watches are told: version, plural, type, object.
+    log: Vec<(u64, String, &'static str, Value)>,
+    calls: Vec<Call>,
+    /// Watches that began before this are closed: the server was restarted.
+    epoch: u64,
+    down: bool,
+    /// Pods of Deployments become ready by themselves.
+    kubelet: bool,
+    defined: bool,
+}
+
+/// The server.
+#[derive(Clone)]
+pub struct Server {
+    state: Arc<Mutex<State>>,
+    faults: Arc<Mutex<Option<Faults>>>,
+    changed: Arc<Notify>,
+}
+
+impl Server {
+    pub fn new() -> Self {
+        let state = State { kubelet: true, defined: true, ..State::default() };
+        Self { state: Arc::new(Mutex::new(state)), faults: Arc::default(), changed: Arc::new(Notify::new()) }
+    }
+
+    /// A server on which nobody has installed the definition.
+    pub fn undefined() -> Self {
+        let server = Self::new();
+        server.state.lock().unwrap().defined = false;
+        server
+    }
+
+    /// Whether Deployments get their pods.
+    pub fn kubelet(&self, works: bool) {
+        self.state.lock().unwrap().kubelet = works;
+    }
+
+    pub fn define(&self) {
+        self.state.lock().unwrap().defined = true;
+    }
+
+    pub fn client(&self) -> Client {
+        let server = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let server = server.clone();
+            async move { server.answer(request).await }
+        });
+        Client::new(service, "default")
+    }
+
+    /// Puts faults in: `decide(method, path)`.
+    pub fn fault(&self, decide: impl FnMut(&str, &str) -> Option<Fault> + Send + 'static) {
+        *self.faults.lock().unwrap() = Some(Box::new(decide));
+    }
+
+    pub fn heal(&self) {
+        *self.faults.lock().unwrap() = None;
+    }
+
+    /// Ends every watch and answers nothing but errors, until [`Server::start`].
+    pub fn stop(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.down = true;
+        state.epoch += 1;
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    pub fn start(&self) {
+        self.state.lock().unwrap().down = false;
+    }
+
+    /// All calls since the last time, and forgets them.
+    pub fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut self.state.lock().unwrap().calls)
+    }
+
+    pub fn writes(&self) -> Vec<Call> {
+        self.state.lock().unwrap().calls.iter().filter(|c| c.is_write()).cloned().collect()
+    }
+
+    pub fn get(&self, plural: &str, name: &str) -> Option<Value> {
+        let key = (plural.to_owned(), "shop".to_owned(), name.to_owned());
+        self.state.lock().unwrap().objects.get(&key).cloned()
+    }
+
+    pub fn list(&self, plural: &str) -> Vec<Value> {
+        let state = self.state.lock().unwrap();
+        state.objects.iter().filter(|(k, _)| k.0 == plural).map(|(_, v)| v.clone()).collect()
+    }
+
+    /// Stores an object as a user would by `kubectl apply`.
+    pub fn put(&self, plural: &str, mut object: Value) {
+        let mut state = self.state.lock().unwrap();
+        object["metadata"]["namespace"] = json!("shop");
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+        let key = (plural.to_owned(), "shop".to_owned(), name);
+        let next = match state.objects.get(&key) {
+            Some(old) => {
+                let mut next = old.clone();
+                merge(&mut next, &object);
+                next["spec"] = object["spec"].clone();
+                next
+            }
+            None => object,
+        };
+        state.store(&key, next);
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    pub fn delete(&self, plural: &str, name: &str) {
+        let mut state = self.state.lock().unwrap();
+        let key = (plural.to_owned(), "shop".to_owned(), name.to_owned());
+        if let Some(object) = state.objects.remove(&key) {
+            state.version += 1;
+            let version = state.version;
+            state.log.push((version, plural.to_owned(), "DELETED", object));
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until `done` says so, at most ten minutes of the paused clock.
+    pub async fn until<T>(&self, what: &str, mut done: impl FnMut(&Self) -> Option<T>) -> T {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(600);
+        loop {
+            if let Some(found) = done(self) {
+                return found;
+            }
+            let calls = || {
+                let state = self.state.lock().unwrap();
+                state
+                    .calls
+                    .iter()
+                    .map(|c| format!("{} {} {}", c.method, c.path, c.status))
+                    .collect::<Vec<_>>()
+                    .join("\n")
+            };
+            assert!(tokio::time::Instant::now() < deadline, "never came: {what}\n{}", calls());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Result<Answer, std::io::Error> {
+        let (parts, body) = request.into_parts();
+        let path = parts.uri.path().to_owned();
+        let query: BTreeMap<String, String> = parts
+            .uri
+            .query()
+            .unwrap_or_default()
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(k, v)| (k.to_owned(), v.replace("%2F", "/").replace("%3D", "=").replace("%2C", ",")))
+            .collect();
+        let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
+        let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        let method = parts.method.as_str().to_owned();
+        if self.state.lock().unwrap().down {
+            return Err(std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "connection refused"));
+        }
+        let fault = self.faults.lock().unwrap().as_mut().and_then(|decide| decide(&method, &path));
+        let record = |status: u16| {
+            let manager = query.get("fieldManager").cloned().unwrap_or_default();
+            let call = Call { method: method.clone(), path: path.clone(), manager, body: body.clone(), status };
+            self.state.lock().unwrap().calls.push(call);
+        };
+        match fault {
+            Some(Fault::Hang) => {
+                record(0);
+                futures::future::pending::<()>().await;
+            }
+            Some(Fault::Status(code, message)) => {
+                record(code);
+                return Ok(status(code, message));
+            }
+            None => {}
+        }
+        if query.contains_key("watch") {
+            return Ok(self.watch(&path, &query));
+        }
+        let answer = self.handle(&method, &path, &query, &body);
+        record(answer.status().as_u16());
+        self.changed.notify_waiters();
+        Ok(answer)
+    }
+
+    fn handle(&self, method: &str, path: &str, query: &BTreeMap<String, String>, body: &Value) -> Answer {
+        let mut state = self.state.lock().unwrap();
+        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        if path == "/apis/sluice.dev/v1alpha1" {
+            let resources = json!([{ "name": "kafkaconsumers", "namespaced": true, "kind": "KafkaConsumer", "singularName": "", "verbs": [] }]);
+            let list =
+                json!({ "kind": "APIResourceList", "groupVersion": "sluice.dev/v1alpha1", "resources": resources });
+            return if state.defined {
+                ok(&list)
+            } else {
+                status(404, "the server could not find the requested resource")
+            };
+        }
+        let rest: Vec<&str> = if parts[0] == "api" { parts[2..].to_vec() } else { parts[3..].to_vec() };
+        let (namespace, rest) = match rest.as_slice() {
+            ["namespaces", namespace, rest @ ..] => (Some(*namespace), rest.to_vec()),
+            rest => (None, rest.to_vec()),
+        };
+        match (method, rest.as_slice()) {
+            ("GET", [plural]) => {
+                let items: Vec<_> = state
+                    .objects
+                    .iter()
+                    .filter(|((p, n, _), _)| p == plural && namespace.is_none_or(|wanted| n == wanted))
+                    .filter(|(_, object)| selected(object, query.get("labelSelector")))
+                    .map(|(_, object)| object.clone())
+                    .collect();
+                let version = state.version.to_string();
+                ok(
+                    &json!({ "kind": "List", "apiVersion": "v1", "metadata": { "resourceVersion": version }, "items": items }),
+                )
+            }
+            ("GET", [plural, name]) => match state.objects.get(&key(plural, namespace, name)) {
+                Some(object) => ok(object),
+                None => status(404, "not found"),
+            },
+            ("POST", [plural]) => {
+                let name = body["metadata"]["name"].as_str().unwrap_or_default();
+                let stored = state.store(&key(plural, namespace, name), body.clone());
+                ok(&stored)
+            }
+            ("PATCH", [plural, name, sub @ ..]) => {
+                let key = key(plural, namespace, name);
+                let old = state.objects.get(&key).cloned();
+                let uid = body["metadata"]["uid"].as_str();
+                if uid.is_some() && old.as_ref().is_none_or(|o| o["metadata"]["uid"].as_str() != uid) {
+                    return if sub.is_empty() || old.is_some() {
+                        status(409, "uid mismatch")
+                    } else {
+                        status(404, "not found")
+                    };
+                }
+                let manager = query.get("fieldManager").map(String::as_str).unwrap_or_default();
+                let mut next = match (&old, sub) {
+                    (None, []) if !manager.is_empty() => {
+                        json!({ "apiVersion": body["apiVersion"], "kind": body["kind"] })
+                    }
+                    (None, _) => return status(404, "not found"),
+                    (Some(old), _) => old.clone(),
+                };
+                if sub == ["status"] {
+                    next["status"] = body["status"].clone();
+                } else {
+                    let mut patch = body.clone();
+                    if let Some(meta) = patch["metadata"].as_object_mut() {
+                        meta.remove("uid");
+                    }
+                    merge(&mut next, &patch);
+                }
+                if !manager.is_empty() && sub.is_empty() {
+                    manage(&mut next, manager, body, old.as_ref());
+                }
+                let stored = state.store(&key, next);
+                if *plural == "deployments" && state.kubelet {
+                    state.settle(&key);
+                }
+                ok(&stored)
+            }
+            _ => status(405, "the fake API server does not know this request"),
+        }
+    }
+
+    fn watch(&self, path: &str, query: &BTreeMap<String, String>) -> Answer {
+        let plural = path.rsplit('/').next().unwrap_or_default().to_owned();
+        let selector = query.get("labelSelector").cloned();
+        let from: u64 = query.get("resourceVersion").and_then(|v| v.parse().ok()).unwrap_or(0);
+        let server = self.clone();
+        let epoch = self.state.lock().unwrap().epoch;
+        let events = stream::unfold(from, move |seen| {
+            let (server, plural, selector) = (server.clone(), plural.clone(), selector.clone());
+            async move {
+                loop {
+                    let changed = server.changed.notified();
+                    futures::pin_mut!(changed);
+                    changed.as_mut().enable();
+                    {
+                        let state = server.state.lock().unwrap();
+                        if state.epoch != epoch {
+                            return None;
+                        }
+                        let next = state
+                            .log
+                            .iter()
+                            .find(|(v, p, _, object)| *v > seen && *p == plural && selected(object, selector.as_ref()));
+                        if let Some((version, _, type_, object)) = next {
+                            let line = format!("{}\n", json!({ "type": type_, "object": object }));
+                            return Some((line, *version));
+                        }
+                    }
+                    changed.await;
+                }
+            }
+        });
+        let lines = events.map(|line| Ok::<_, Infallible>(Bytes::from(line)));
+        Response::builder()
+            .header("content-type", "application/json")
+            .body(axum::body::Body::from_stream(lines))
+            .unwrap()
+    }
+}
+
+impl State {
+    /// Stores an object under the next version, unless nothing changed, and tells the watches.
+    fn store(&mut self, key: &(String, String, String), mut object: Value) -> Value {
+        let old = self.objects.get(key);
+        if old == Some(&object) {
+            return object;
+        }
+        let spec_changed = old.is_none_or(|old| old["spec"] != object["spec"]);
+        self.version += 1;
+        let version = self.version;
+        let generation = old.and_then(|o| o["metadata"]["generation"].as_i64()).unwrap_or(0);
+        let type_ = if old.is_some() { "MODIFIED" } else { "ADDED" };
+        let meta = &mut object["metadata"];
+        if old.is_none() {
+            meta["uid"] = json!(format!("uid-{version}"));
+            meta["creationTimestamp"] = json!(jiff::Timestamp::now().round(jiff::Unit::Second).unwrap().to_string());
+            meta["namespace"] = json!(key.1);
+            meta["name"] = json!(key.2);
+        }
+        meta["generation"] = json!(if spec_changed { generation + 1 } else { generation });
+        meta["resourceVersion"] = json!(version.to_string());
+        self.objects.insert(key.clone(), object.clone());
+        self.log.push((version, key.0.clone(), type_, object.clone()));
+        object
+    }
+
+    /// What the Deployment controller, the scheduler and the kubelet do, at once.
+    fn settle(&mut self, key: &(String, String, String)) {
+        let mut deployment = self.objects[key].clone();
+        let replicas = deployment["spec"]["replicas"].as_i64().unwrap_or(1);
+        let template = deployment["spec"]["template"].clone();
+        for number in 0..64 {
+            let pod = ("pods".to_owned(), key.1.clone(), format!("{}-7d9c4b5f6-{number:05}", key.2));
+            if number < replicas && !self.objects.contains_key(&pod) {
+                self.store(
+                    &pod,
+                    json!({
+                        "apiVersion": "v1", "kind": "Pod",
+                        "metadata": { "labels": template["metadata"]["labels"] },
+                        "status": { "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] },
+                    }),
+                );
+            } else if number >= replicas
+                && let Some(gone) = self.objects.remove(&pod)
+            {
+                self.version += 1;
+                let version = self.version;
+                self.log.push((version, "pods".to_owned(), "DELETED", gone));
+            }
+        }
+        deployment["status"] = json!({
+            "observedGeneration": deployment["metadata"]["generation"],
+            "replicas": replicas, "readyReplicas": replicas, "updatedReplicas": replicas,
+        });
+        self.store(key, deployment);
+    }
+}
+
+fn key(plural: &str, namespace: Option<&str>, name: &str) -> (String, String, String) {
+    (plural.to_owned(), namespace.unwrap_or_default().to_owned(), name.to_owned())
+}
+
+fn selected(object: &Value, selector: Option<&String>) -> bool {
+    selector.is_none_or(|selector| {
+        selector.split(',').all(|term| term.split_once('=').is_none_or(|(k, v)| object["metadata"]["labels"][k] == v))
+    })
+}
+
+/// Deep merge; lists are replaced.
+fn merge(into: &mut Value, from: &Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (into, from) => *into = from.clone(),
+    }
+}
+
+/// Books who manages what, as far as the operator looks at it.
+fn manage(object: &mut Value, manager: &str, body: &Value, old: Option<&Value>) {
+    let mut fields = json!({});
+    if !body["spec"]["replicas"].is_null() {
+        fields = json!({ "f:spec": { "f:replicas": {} } });
+    }
+    let mut entries = object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+    let mut without = object.clone();
+    let mut before = old.cloned().unwrap_or(Value::Null);
+    for object in [&mut without, &mut before] {
+        if let Some(meta) = object["metadata"].as_object_mut() {
+            meta.remove("managedFields");
+        }
+    }
+    let time = entries.iter().find(|e| e["manager"] == manager).map(|e| e["time"].clone());
+    let now = json!(jiff::Timestamp::now().round(jiff::Unit::Second).unwrap().to_string());
+    let time = time.filter(|_| without == before).unwrap_or(now);
+    entries.retain(|e| e["manager"] != manager);
+    entries.push(
+        json!({ "manager": manager, "operation": "Apply", "time": time, "fieldsType": "FieldsV1", "fieldsV1": fields }),
+    );
+    object["metadata"]["managedFields"] = Value::Array(entries);
+}
+
+fn ok(value: &Value) -> Answer {
+    answer(StatusCode::OK, value)
+}
+
+fn status(code: u16, message: &str) -> Answer {
+    let reason = match code {
+        404 => "NotFound",
+        409 => "Conflict",
+        422 => "Invalid",
+        _ => "InternalError",
+    };
+    let value = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "reason": reason, "code": code });
+    answer(StatusCode::from_u16(code).unwrap(), &value)
+}
+
+fn answer(code: StatusCode, value: &Value) -> Answer {
+    let body = axum::body::Body::from(value.to_string());
+    Response::builder().status(code).header("content-type", "application/json").body(body).unwrap()
+}
