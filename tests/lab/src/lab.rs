@@ -226,7 +226,9 @@ impl Lab {
             "--set",
             "image.pullPolicy=Never",
             "--set",
-            &format!("consumerImage={CONSUMER_IMAGE}"),
+            "consumerImage.repository=sluice.dev/consumer",
+            "--set",
+            "consumerImage.tag=dev",
         ]);
         for value in values {
             command.args(["--set", value]);
