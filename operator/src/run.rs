@@ -153,25 +153,3 @@ fn stop_on_signals(stop: &CancellationToken) -> Result<(), Error> {
     }
     Ok(())
 }
-
-/// Placeholder until the readers stand.
-struct Unconnected;
-
-impl Kafka for Unconnected {
-    fn follow(&self, _: &sluice_crds::config::KafkaConfig, _: crate::group::Bell) -> Arc<dyn crate::group::Group> {
-        Arc::new(Self)
-    }
-}
-
-impl crate::group::Group for Unconnected {
-    fn reading(&self) -> crate::group::Reading {
-        crate::group::Reading::default()
-    }
-    fn with_members(&self, _: bool) {}
-    fn commit(
-        &self,
-        _: Vec<(sluice_planner::snapshot::TopicPartition, i64)>,
-    ) -> futures::future::BoxFuture<'_, Result<(), crate::group::Trouble>> {
-        Box::pin(std::future::ready(Ok(())))
-    }
-}

@@ -1,0 +1,262 @@
+//! What is known of topics and groups between rounds, what of it is due, and the snapshot that follows. Without Kafka.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rdkafka::types::RDKafkaErrorCode;
+use sluice_crds::{conditions::reason, kafkaconsumer::kafka::GroupProtocol, report::ProgressReport};
+use sluice_planner::snapshot::{
+    Committed, Group, GroupState as State, Member, Millis, Partition, Snapshot, TopicPartition,
+};
+
+use super::admin::{self, Failure, GroupDescription, PartitionOffset};
+use crate::group::Trouble;
+
+/// A topic, as far as it is known.
+#[derive(Clone, Debug)]
+pub struct TopicState {
+    /// Its name, shared with all snapshots.
+    name: Arc<str>,
+    /// Its id.
+    pub id: Option<String>,
+    /// Its partitions, or what the broker said of it.
+    pub partitions: Result<Vec<PartitionState>, Option<Failure>>,
+}
+
+/// A partition, as far as it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PartitionState {
+    start: Option<i64>,
+    /// End and when it was read: the last stable offset, and the high watermark.
+    committed_end: Option<(i64, Millis)>,
+    end: Option<(i64, Millis)>,
+}
+
+impl TopicState {
+    /// The numbers of its partitions.
+    pub fn ids(&self) -> impl Iterator<Item = i32> + use<> {
+        0..self.partitions.as_ref().map_or(0, |p| i32::try_from(p.len()).unwrap_or(i32::MAX))
+    }
+
+    /// Whether the log start of a partition was never read.
+    pub fn lacks_a_start(&self) -> bool {
+        self.partitions.as_ref().is_ok_and(|partitions| partitions.iter().any(|p| p.start.is_none()))
+    }
+
+    fn partition(&mut self, number: i32) -> Option<&mut PartitionState> {
+        self.partitions.as_mut().ok()?.get_mut(usize::try_from(number).ok()?)
+    }
+}
+
+/// A topic after it was described: what is known of its partitions stays, unless it was made anew.
+pub fn described(known: Option<TopicState>, topic: &admin::Topic) -> TopicState {
+    let name = known.as_ref().map_or_else(|| Arc::from(topic.name.as_str()), |k| Arc::clone(&k.name));
+    match &topic.described {
+        Ok((id, count)) => {
+            let same = known.filter(|k| k.id.as_ref() == Some(id)).and_then(|k| k.partitions.ok());
+            let mut partitions = same.unwrap_or_default();
+            partitions.resize(usize::try_from(*count).unwrap_or(0), PartitionState::default());
+            TopicState { name, id: Some(id.clone()), partitions: Ok(partitions) }
+        }
+        Err(failure) => TopicState { name, id: None, partitions: Err(Some(failure.clone())) },
+    }
+}
+
+/// Takes log starts in.
+pub fn take_starts(topics: &mut BTreeMap<String, TopicState>, offsets: &[PartitionOffset]) {
+    for offset in offsets {
+        if let (Some(partition), Some(start)) =
+            (topics.get_mut(&offset.topic).and_then(|t| t.partition(offset.partition)), offset.offset)
+        {
+            partition.start = Some(start);
+        }
+    }
+}
+
+/// Takes ends in that were read at `now`.
+pub fn take_ends(topics: &mut BTreeMap<String, TopicState>, offsets: &[PartitionOffset], committed: bool, now: Millis) {
+    for offset in offsets {
+        if let (Some(partition), Some(end)) =
+            (topics.get_mut(&offset.topic).and_then(|t| t.partition(offset.partition)), offset.offset)
+        {
+            let slot = if committed { &mut partition.committed_end } else { &mut partition.end };
+            *slot = Some((end, now));
+        }
+    }
+}
+
+/// A group, as far as it is known.
+#[derive(Clone, Debug, Default)]
+pub struct GroupState {
+    /// When its offsets were last read.
+    pub read_at: Option<Instant>,
+    /// Whether it has arrivals or lag: then its offsets are read every round.
+    active: bool,
+    /// Whether a committed offset is below what was taken for the log's start: the start is then read anew.
+    pub is_below_start: bool,
+    /// When its members were last read.
+    pub members_at: Option<Instant>,
+    /// Why its offsets could not be read.
+    pub failed: Option<Trouble>,
+    offsets: HashMap<(String, i32), (Committed, Option<Arc<ProgressReport>>)>,
+    offsets_at: Millis,
+    members: Option<Group>,
+    /// The ends when it was last looked at.
+    ends: i64,
+}
+
+impl GroupState {
+    /// Whether its offsets are to be read in this round.
+    pub fn is_due(&self, seldom: Duration) -> bool {
+        self.active || self.failed.is_some() || self.read_at.is_none_or(|at| at.elapsed() >= seldom)
+    }
+
+    /// Takes committed offsets in that were read at `now`.
+    pub fn take_offsets(&mut self, offsets: Vec<PartitionOffset>, now: Millis) {
+        self.read_at = Some(Instant::now());
+        self.offsets_at = now;
+        self.failed = None;
+        self.offsets = offsets
+            .into_iter()
+            .map(|offset| {
+                let committed = match (&offset.failure, offset.offset) {
+                    (Some(_), _) => Committed::Unknown,
+                    (None, Some(offset)) => Committed::At(offset),
+                    (None, None) => Committed::None,
+                };
+                let report = offset.metadata.and_then(|text| ProgressReport::from_metadata(&text).ok()).map(Arc::new);
+                ((offset.topic, offset.partition), (committed, report))
+            })
+            .collect();
+    }
+
+    /// Takes the members in that were read at `now`.
+    pub fn take_members(&mut self, description: GroupDescription, now: Millis) {
+        self.members_at = Some(Instant::now());
+        let state = match description.state {
+            admin::State::Empty => State::Empty,
+            admin::State::Stable => State::Stable,
+            admin::State::Rebalancing => State::Rebalancing,
+            admin::State::Other => State::Other,
+        };
+        let members = description.members.into_iter().map(|(client_id, partitions)| Member {
+            client_id,
+            partitions: partitions
+                .into_iter()
+                .map(|(topic, partition)| TopicPartition { topic: topic.into(), partition })
+                .collect(),
+        });
+        self.members = Some(Group { at: now, state, members: members.collect() });
+    }
+}
+
+/// All that is known of a group's topics and offsets, and what is in the way. `None` while a topic is not known, or no
+/// end or offset was ever read.
+pub fn snapshot(
+    names: &[String],
+    topics: &BTreeMap<String, TopicState>,
+    group: &mut GroupState,
+    committed_only: bool,
+) -> (Option<Snapshot>, Option<Trouble>) {
+    let mut partitions = Vec::new();
+    for name in names {
+        let Some(topic) = topics.get(name) else { return (None, None) };
+        match &topic.partitions {
+            Ok(known) => {
+                for (number, state) in (0..).zip(known) {
+                    let end = if committed_only { state.committed_end } else { state.end };
+                    let unread = (Committed::Unknown, None);
+                    let (committed, report) = group.offsets.get(&(name.clone(), number)).cloned().unwrap_or(unread);
+                    partitions.push(Partition {
+                        id: TopicPartition { topic: Arc::clone(&topic.name), partition: number },
+                        start: state.start,
+                        end: end.map(|(end, _)| end),
+                        end_at: end.map_or(0, |(_, at)| at),
+                        committed,
+                        committed_at: group.offsets_at,
+                        report,
+                    });
+                }
+            }
+            Err(failure) => {
+                let trouble = failure.as_ref().map(|failure| topic_trouble(name, failure));
+                return (None, trouble);
+            }
+        }
+    }
+    partitions.sort_by(|a, b| a.id.cmp(&b.id));
+    let ends: i64 = partitions.iter().filter_map(|p| p.end).sum();
+    let lag = partitions.iter().any(|p| p.lag() != Some(0));
+    let below =
+        |p: &Partition| matches!((p.committed, p.start), (Committed::At(offset), Some(start)) if offset < start);
+    group.is_below_start = partitions.iter().any(below);
+    group.active = lag || ends != group.ends;
+    group.ends = ends;
+    let at = partitions.iter().map(|p| p.end_at).max().unwrap_or(0);
+    if at == 0 {
+        return (None, group.failed.clone());
+    }
+    (Some(Snapshot { at, partitions, group: group.members.clone() }), group.failed.clone())
+}
+
+/// What `Auto` means on a broker with this group heartbeat interval (none: it does not know the consumer protocol).
+pub fn protocol(heartbeat_millis: Option<&str>) -> GroupProtocol {
+    // A member learns of its new partitions only by heartbeat: above a second the classic protocol moves them faster.
+    match heartbeat_millis.and_then(|text| text.parse::<u64>().ok()) {
+        Some(millis) if millis <= 1_000 => GroupProtocol::Consumer,
+        _ => GroupProtocol::Classic,
+    }
+}
+
+/// Whether nobody answered, rather than somebody with an error.
+pub fn is_transport(failure: &Failure) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        failure.code,
+        Code::OperationTimedOut
+            | Code::MessageTimedOut
+            | Code::BrokerTransportFailure
+            | Code::AllBrokersDown
+            | Code::Resolve
+            | Code::RequestTimedOut
+            | Code::TimedOutQueue
+            | Code::Retry
+    )
+}
+
+/// A failed request as a condition says it.
+pub fn trouble(addresses: &str, failure: &Failure) -> Trouble {
+    use RDKafkaErrorCode as Code;
+    if is_transport(failure) {
+        return Trouble {
+            reason: reason::UNREACHABLE,
+            message: format!("no broker of {addresses} answers: {failure}"),
+        };
+    }
+    let reason = match failure.code {
+        Code::TopicAuthorizationFailed
+        | Code::GroupAuthorizationFailed
+        | Code::ClusterAuthorizationFailed
+        | Code::SaslAuthenticationFailed
+        | Code::Authentication => reason::ACCESS_DENIED,
+        _ => reason::BROKER_ERROR,
+    };
+    Trouble { reason, message: format!("Kafka at {addresses} says: {failure}") }
+}
+
+fn topic_trouble(name: &str, failure: &Failure) -> Trouble {
+    use RDKafkaErrorCode as Code;
+    let (reason, message) = match failure.code {
+        Code::UnknownTopicOrPartition | Code::UnknownTopic => {
+            (reason::UNKNOWN_TOPIC, format!("the topic {name} does not exist: create it, or correct spec.kafka.topics"))
+        }
+        Code::TopicAuthorizationFailed => {
+            (reason::ACCESS_DENIED, format!("Kafka refuses access to the topic {name}: {failure}"))
+        }
+        _ => (reason::BROKER_ERROR, format!("Kafka says of the topic {name}: {failure}")),
+    };
+    Trouble { reason, message }
+}
