@@ -1,6 +1,10 @@
 //! `cargo lab verify`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::ensure;
 use clap::{Args, ValueEnum};
@@ -120,11 +124,9 @@ async fn verify(args: VerifyArgs, brokers: String, logs: PathBuf) -> anyhow::Res
         Order::Partition => Lane::Partition,
     };
     let verdict = compare(&produced, evidence.topic(&topic), lane);
-    if args.json {
-        println!("{}", serde_json::to_string(&verdict)?);
-    } else {
-        print!("{verdict}");
-    }
+    let text = if args.json { serde_json::to_string(&verdict)? + "\n" } else { verdict.to_string() };
+    // A reader that has seen enough (`| head`) is no fault.
+    let _ = io::stdout().write_all(text.as_bytes());
     let fine = if args.at_least_once { verdict.at_least_once() } else { verdict.exactly_once() };
     ensure!(fine, "not every record was handled once and in order");
     Ok(())
