@@ -13,7 +13,9 @@ use rdkafka::{
 };
 use sluice_crds::kafkaconsumer::tuning::ApplyOn;
 
-use super::{EngineConfig, Error, Stop, batch_queue, context::Context, settings, state::State, wake::Waker};
+use super::{
+    EngineConfig, Error, Stop, batch_queue, context::Context, partition::Partition, settings, state::State, wake::Waker,
+};
 use crate::{EngineStatus, Handler};
 
 /// How often it is looked whether the pod is a member of its group.
@@ -102,7 +104,7 @@ impl Thread {
             state.tick(&self.consumer, now);
             state.bring_back(&self.consumer, now);
             if let Some(deadline) = deadline {
-                let open = state.partitions.iter().any(|partition| partition.in_work > 0);
+                let open = state.partitions.iter().any(Partition::unfinished);
                 if !open || now >= deadline || self.stop.hurries() {
                     self.finish(&mut state);
                     return Ok(());
@@ -196,14 +198,14 @@ impl Thread {
         }
     }
 
-    /// Stops taking records and giving out batches. Returns how long to wait for what is in work.
+    /// Stops taking records; what was begun is finished. Returns how long to wait for what is in work.
     fn begin_stop(&self, state: &mut State) -> Duration {
         self.status.set_stopping();
         state.closing = true;
         let in_work = state.partitions.iter().map(|partition| partition.in_work).sum::<usize>();
         tracing::info!(in_work, "stopping: finishing what is in work");
         for partition in &mut state.partitions {
-            partition.lanes.clear();
+            partition.lanes.finish_begun();
         }
         state.config.consumer.drain_timeout.to_std()
     }
@@ -214,7 +216,11 @@ impl Thread {
         if late > 0 {
             tracing::warn!(batches = late, "the drain is over; what is in work is cancelled and will be handled again");
         }
-        state.partitions.iter().for_each(|partition| partition.cancel.cancel());
+        state.finished = true;
+        for partition in &mut state.partitions {
+            partition.cancel.cancel();
+            partition.lanes.clear();
+        }
         state.commit_now(&self.consumer, |partition| !partition.leaving);
     }
 
@@ -224,7 +230,7 @@ impl Thread {
         {
             let context = Arc::clone(self.consumer.context());
             let mut state = context.state();
-            state.closing = true;
+            (state.closing, state.finished) = (true, true);
         }
         self.consumer.unsubscribe();
         let closing = self.consumer.close_queue();

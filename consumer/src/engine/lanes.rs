@@ -111,6 +111,8 @@ pub(crate) struct Lanes {
     behind_work: usize,
     behind_failure: usize,
     blocked: usize,
+    /// The slot after the highest that was handed out.
+    begun: Slot,
 }
 
 /// The end of one lane's part of a batch.
@@ -135,6 +137,7 @@ impl Lanes {
             behind_work: 0,
             behind_failure: 0,
             blocked: 0,
+            begun: 0,
         }
     }
 
@@ -195,6 +198,12 @@ impl Lanes {
                 self.ready.pop_front();
                 continue;
             };
+            if lane.queue.is_empty() {
+                if let Some(id) = self.ready.pop_front() {
+                    self.by_id.remove(&id);
+                }
+                continue;
+            }
             if out.len() >= limit.min(lane.limit) {
                 break;
             }
@@ -258,6 +267,7 @@ impl Lanes {
         }
         for pending in &mut out {
             pending.record.attempt = pending.tries + 1;
+            self.begun = self.begun.max(pending.slot + 1);
         }
         out
     }
@@ -411,11 +421,39 @@ impl Lanes {
         }
     }
 
-    /// Forgets all that is not in work, and returns how much it was: the partition goes, its next owner handles it.
-    pub(crate) fn clear(&mut self) -> usize {
-        let dropped = self.fresh.len() + self.by_id.values().map(|lane| lane.queue.len()).sum::<usize>();
+    /// The partition goes: forgets the records after the last that was begun, which the next owner handles. Those before
+    /// it that still wait have to be finished here: the commit stops at the first of them, and what was done beyond it
+    /// would be handled again.
+    pub(crate) fn finish_begun(&mut self) {
+        let begun = self.begun;
+        self.fresh.truncate(self.fresh.partition_point(|pending| pending.slot < begun));
+        for lane in self.by_id.values_mut() {
+            let before = lane.queue.len();
+            lane.queue.truncate(lane.queue.partition_point(|pending| pending.slot < begun));
+            let dropped = before - lane.queue.len();
+            match lane.state {
+                State::InWork(_) => self.behind_work -= dropped,
+                State::Ready => self.ready_records -= dropped,
+                State::Waiting(_) => self.behind_failure -= dropped,
+            }
+        }
+    }
+
+    /// Records that wait, those of blocked lanes left out. Looks at all lanes if one is blocked.
+    pub(crate) fn unfinished(&self) -> usize {
+        let queued = self.fresh.len() + self.ready_records + self.behind_work + self.behind_failure;
+        let blocked = self.by_id.values().filter(|lane| lane.blocked);
+        queued - if self.blocked > 0 { blocked.map(|lane| lane.queue.len()).sum() } else { 0 }
+    }
+
+    /// Forgets all that waits.
+    pub(crate) fn clear(&mut self) {
         *self = Self::new(self.ordering);
-        dropped
+    }
+
+    /// Records that wait behind work in their lane.
+    pub(crate) fn behind_work(&self) -> usize {
+        self.behind_work
     }
 }
 

@@ -111,6 +111,11 @@ impl Partition {
         }
     }
 
+    /// Whether something that was begun is not finished, blocked lanes left out.
+    pub(super) fn unfinished(&self) -> bool {
+        self.in_work > 0 || self.lanes.unfinished() > 0
+    }
+
     /// How many records may be taken now, given what all partitions of the pod hold together.
     pub(super) fn room(&self, knobs: Knobs, held_by_pod: usize, partitions: usize) -> usize {
         if self.leaving {
@@ -127,7 +132,9 @@ impl Partition {
         if over && self.tracker.open() > 0 {
             return 0;
         }
-        cushion.saturating_sub(self.lanes.waiting())
+        // What waits behind work counts for less, so that a hot key does not keep others from their turn; but it counts: at a
+        // revoke all of it has to be finished.
+        cushion.saturating_sub(self.lanes.waiting() + self.lanes.behind_work() / 4)
     }
 
     /// Bytes that it holds.
@@ -144,11 +151,11 @@ impl Partition {
         }
     }
 
-    /// No more records for it: those that wait are forgotten (the next owner handles them), what is in work may end.
+    /// No more records for it; what was begun may end.
     pub(super) fn leave(&mut self) {
         self.leaving = true;
         self.queue = None;
-        self.lanes.clear();
+        self.lanes.finish_begun();
     }
 
     pub(super) fn report(&mut self, pod: &PodReport<'_>) -> ProgressReport {

@@ -25,15 +25,18 @@ impl State {
         self.status.rebalances.add(1);
         let names = names(list);
         let asked: Vec<(&str, i32)> = names.iter().map(|(topic, number)| (&**topic, *number)).collect();
-        let starts = starts::committed(consumer, &asked);
+        let starts = starts::of(consumer, &asked);
         let mut assignment = TopicPartitionList::with_capacity(names.len());
         for ((topic, number), start) in names.iter().zip(starts) {
+            let starts::Start { offset: start, lost } = start;
             // An assignment that was never taken back (the client does not do that) must not be there twice.
             self.forget(|partition| partition.topic == *topic && partition.number == *number);
             self.last_epoch += 1;
             let ordering = self.config.consumer.ordering;
             let mut partition =
                 Partition::new(Arc::clone(topic), *number, self.last_epoch, now_millis(), ordering, start);
+            partition.lost = lost;
+            self.status.records_lost.add(lost);
             partition.queue = BatchQueue::split(consumer, Arc::clone(topic), *number, Arc::clone(&self.waker));
             // Unknown: librdkafka reads the committed offset itself, and an error tells when there is none.
             let offset = start.map_or(Offset::Stored, Offset::Offset);
@@ -66,7 +69,9 @@ impl State {
             self.status.set_joined(false);
             self.status.partitions_lost.add(names.len() as u64);
         } else {
-            self.drain(self.config.consumer.drain_timeout.to_std());
+            if !self.finished {
+                self.drain(self.config.consumer.drain_timeout.to_std());
+            }
             // What was late is cancelled first, so that nothing is done after the commit that it does not tell.
             self.partitions
                 .iter()
@@ -74,8 +79,8 @@ impl State {
                 .for_each(|partition| partition.cancel.cancel());
             let done_with =
                 |partition: &Partition| partition.committed == partition.tracker.committable() && !partition.report_due;
-            let closing = self.closing;
-            self.commit_now(consumer, |partition| partition.leaving && !(closing && done_with(partition)));
+            let finished = self.finished;
+            self.commit_now(consumer, |partition| partition.leaving && !(finished && done_with(partition)));
         }
         // The epoch ends here, after the drain and the commit: completions that come from now on are stale.
         self.forget(|partition| partition.leaving);
@@ -97,7 +102,7 @@ impl State {
             let now = Instant::now();
             self.dispatch(now);
             self.show(now);
-            if self.in_work_of_leaving() == 0 || now >= deadline || self.stop.hurries() {
+            if !self.unfinished_of_leaving() || now >= deadline || self.stop.hurries() {
                 return;
             }
             Waker::sleep(deadline.saturating_duration_since(now).min(Duration::from_millis(50)));
@@ -132,7 +137,10 @@ impl State {
                     continue;
                 }
             };
-            let Some(go_on) = partition.place(start, end) else { continue };
+            let before = partition.lost;
+            let go_on = partition.place(start, end);
+            self.status.records_lost.add(partition.lost - before);
+            let Some(go_on) = go_on else { continue };
             partition.tracker.jump(go_on);
             partition.queue = BatchQueue::split(consumer, Arc::clone(&topic), number, Arc::clone(&self.waker));
             let result = self.restart(consumer, index, go_on);
@@ -206,14 +214,7 @@ impl Partition {
                 let lost = (start - next) as u64;
                 self.lost += lost;
                 self.report_due = true;
-                tracing::error!(
-                    topic,
-                    partition,
-                    from = next,
-                    to = start,
-                    lost,
-                    "records were deleted before they could be read; going on at the log's start"
-                );
+                starts::say_lost(topic, partition, next, start);
                 Some(start)
             }
             Some(next) if next > end => {

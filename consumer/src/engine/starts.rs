@@ -11,47 +11,66 @@ use rdkafka::{
 /// A question to the brokers inside a callback or between two batches: short, since the engine stands meanwhile.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The offsets at which to begin, one for each element; `None` where Kafka did not say, and librdkafka has to find out.
-pub(super) fn committed<C: ConsumerContext>(
-    consumer: &BaseConsumer<C>,
-    partitions: &[(&str, i32)],
-) -> Vec<Option<i64>> {
-    let mut starts = vec![None; partitions.len()];
+/// Where one partition begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Start {
+    /// The offset; `None` where Kafka did not say, and librdkafka has to find out.
+    pub(super) offset: Option<i64>,
+    /// Records after the committed offset that are gone.
+    pub(super) lost: u64,
+}
+
+/// Where these partitions begin, in their order: one request for the committed offsets, one for the logs' starts.
+pub(super) fn of<C: ConsumerContext>(consumer: &BaseConsumer<C>, partitions: &[(&str, i32)]) -> Vec<Start> {
     if partitions.is_empty() {
-        return starts;
+        return Vec::new();
     }
     let committed = match consumer.committed_offsets(list(partitions, Offset::Invalid), TIMEOUT) {
         Ok(committed) => committed,
         Err(error) => {
             tracing::warn!(%error, "the committed offsets could not be read; the client tries again by itself");
-            return starts;
+            return vec![Start::default(); partitions.len()];
         }
     };
-    let mut fresh = Vec::new();
-    for (start, partition) in starts.iter_mut().zip(partitions) {
-        let Some(element) = committed.find_partition(partition.0, partition.1) else { continue };
+    let logs = edges(consumer, partitions, Offset::Beginning).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the logs' starts could not be read; what is missing shows when it is fetched");
+        vec![None; partitions.len()]
+    });
+    let start = |((topic, partition), log): (&(&str, i32), Option<i64>)| {
+        let element = committed.find_partition(topic, *partition)?;
         match (element.error(), element.offset()) {
-            (Ok(()), Offset::Offset(offset)) => *start = Some(offset),
-            (Ok(()), _) => fresh.push(*partition),
+            (Ok(()), Offset::Offset(offset)) => Some(place(topic, *partition, offset, log)),
+            // Nothing was committed: a partition that came later. It begins at its first record.
+            (Ok(()), _) => Some(Start { offset: log, lost: 0 }),
             (Err(error), _) => {
-                tracing::warn!(topic = partition.0, partition = partition.1, %error, "no committed offset");
+                tracing::warn!(topic, partition, %error, "no committed offset");
+                None
             }
         }
-    }
-    // Nothing was committed: a partition that came later. It begins at its first record.
-    if !fresh.is_empty() {
-        match edges(consumer, &fresh, Offset::Beginning) {
-            Ok(found) => {
-                for (start, partition) in starts.iter_mut().zip(partitions) {
-                    if let Some(position) = fresh.iter().position(|one| one == partition) {
-                        *start = found.get(position).copied().flatten();
-                    }
-                }
-            }
-            Err(error) => tracing::warn!(%error, "the log's start could not be read; looking again soon"),
+    };
+    partitions.iter().zip(logs).map(|one| start(one).unwrap_or_default()).collect()
+}
+
+fn place(topic: &str, partition: i32, committed: i64, log: Option<i64>) -> Start {
+    match log {
+        Some(start) if committed < start => {
+            say_lost(topic, partition, committed, start);
+            Start { offset: Some(start), lost: (start - committed) as u64 }
         }
+        _ => Start { offset: Some(committed), lost: 0 },
     }
-    starts
+}
+
+/// Records are gone.
+pub(super) fn say_lost(topic: &str, partition: i32, from: i64, to: i64) {
+    tracing::error!(
+        topic,
+        partition,
+        from,
+        to,
+        lost = to - from,
+        "records were deleted before they could be read; going on at the log's start"
+    );
 }
 
 /// First and next offset of one partition's log.

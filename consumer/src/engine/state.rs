@@ -82,8 +82,10 @@ pub(super) struct State {
     pub(super) handled: u64,
     pub(super) rebalance_pause: Duration,
     pub(super) commit: CommitState,
-    /// No new records and no new batches: the pod stops.
+    /// No new records: the pod stops.
     pub(super) closing: bool,
+    /// The drain of the stop is over.
+    pub(super) finished: bool,
     shown_at: Option<Instant>,
     /// Set where the engine cannot go on.
     pub(super) failed: Option<Error>,
@@ -124,6 +126,7 @@ impl State {
             rebalance_pause: Duration::ZERO,
             commit: CommitState::new(now, config.overrides.commit_every),
             closing: false,
+            finished: false,
             shown_at: None,
             failed: None,
             config,
@@ -150,7 +153,11 @@ impl State {
         let mut more = false;
         for partition in &mut self.partitions {
             let room = partition.room(self.knobs, held, count);
-            let Some(queue) = partition.queue.take().filter(|_| room > 0) else { continue };
+            // Taken out only to be put back: a queue that is dropped is never read again.
+            if room == 0 {
+                continue;
+            }
+            let Some(queue) = partition.queue.take() else { continue };
             let before = partition.cost();
             more |= queue.take(room, |taken| match taken {
                 Taken::Record(record) => partition.deliver(record),
@@ -166,14 +173,11 @@ impl State {
     pub(super) fn dispatch(&mut self, now: Instant) {
         let count = self.partitions.len();
         let mut idle = 0;
-        while !self.closing && idle < count && self.in_work.len() < self.knobs.concurrency as usize {
+        while idle < count && self.in_work.len() < self.knobs.concurrency as usize {
             let index = self.turn % count;
             self.turn = (index + 1) % count;
             let batch = self.last_batch + 1;
-            let Some(partition) = self.partitions.get_mut(index).filter(|partition| !partition.leaving) else {
-                idle += 1;
-                continue;
-            };
+            let Some(partition) = self.partitions.get_mut(index) else { return };
             let pending = partition.lanes.take(now, self.knobs.batch_size as usize, batch);
             if pending.is_empty() {
                 idle += 1;
@@ -268,9 +272,9 @@ impl State {
         }
     }
 
-    /// Batches in work of partitions that are being taken away.
-    pub(super) fn in_work_of_leaving(&self) -> usize {
-        self.partitions.iter().filter(|partition| partition.leaving).map(|partition| partition.in_work).sum()
+    /// Whether something is to be finished of partitions that are being taken away.
+    pub(super) fn unfinished_of_leaving(&self) -> bool {
+        self.partitions.iter().any(|partition| partition.leaving && partition.unfinished())
     }
 
     /// Takes what the watch has found.

@@ -43,8 +43,9 @@ async fn a_committed_offset_below_the_log_starts_at_the_log_and_counts_what_is_l
     for protocol in [Protocol::Eager, Protocol::Cooperative, Protocol::Consumer] {
         let world = World::new(2);
         // The mock keeps 5 MiB of a partition.
+        let large = vec![0; 900_000];
         for _ in 0..10 {
-            world.send_to(0, None, Some(&[0; 900_000]));
+            world.send_to(0, None, Some(&large));
             world.flush();
         }
         world.send_to(1, None, Some(b"other"));
@@ -72,13 +73,20 @@ async fn a_committed_offset_above_the_log_stops_that_partition_alone() {
         world.send_to(partition, None, Some(b"x"));
     }
     world.flush();
-    world.commit(0, 1_000);
+    world.commit(0, 3);
     let book = Recorder::new("a");
     let member = world.start("a", book.clone());
     eventually("the partition stands", || member.status().above_end.get() == 1).await;
     eventually("the report says so", || world.report(0).is_some_and(|report| report.above_end)).await;
     eventually("the other one is handled", || book.done() == 1).await;
-    assert_eq!(world.committed(2)[&0].0, 1_000, "and nothing was decided for its owner");
+    assert_eq!(world.committed(2)[&0].0, 3, "and nothing was decided for its owner");
+    // The log grows past it: the records from there on are handled.
+    (0..5).for_each(|_| world.send_to(0, None, Some(b"y")));
+    world.flush();
+    eventually("it goes on by itself", || book.done() == 4 && member.status().above_end.get() == 0).await;
+    eventually("all is committed", || world.lag(2) == 0).await;
+    let offsets: Vec<i64> = book.log().iter().filter(|one| one.partition == 0).map(|one| one.offset).collect();
+    assert_eq!(offsets, [3, 4, 5]);
     stop(member).await;
 }
 

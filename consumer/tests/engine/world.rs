@@ -1,7 +1,7 @@
 //! A mock cluster, members of a group, and a handler that writes down what it is given.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -72,6 +72,7 @@ impl Sender {
 
 impl World {
     pub fn new(partitions: i32) -> Self {
+        sluice_consumer::init_logging();
         let mock = MockCluster::new(1).unwrap();
         mock.create_topic(TOPIC, partitions, 1).unwrap();
         let servers = mock.bootstrap_servers();
@@ -258,11 +259,35 @@ impl Recorder {
     }
 
     pub fn done(&self) -> usize {
-        self.log.lock().unwrap().iter().filter(|one| one.done).count()
+        let log = self.log.lock().unwrap();
+        log.iter().filter(|one| one.done).count()
+    }
+
+    /// Records that are done, those that came twice counted once.
+    pub fn different(&self) -> usize {
+        let log = self.log.lock().unwrap();
+        log.iter().filter(|one| one.done).map(|one| (one.partition, one.offset)).collect::<HashSet<_>>().len()
     }
 
     pub fn done_by(&self, pod: &str) -> usize {
         self.log.lock().unwrap().iter().filter(|one| one.done && one.pod == pod).count()
+    }
+
+    /// Each produced record was done, and each key's records were handed over in their order when they came first.
+    pub fn assert_all_in_order(&self, produced: usize) {
+        let mut done = HashSet::new();
+        let mut given = HashSet::new();
+        let mut last: HashMap<Vec<u8>, i64> = HashMap::new();
+        for one in self.log() {
+            if one.done {
+                done.insert((one.partition, one.offset));
+            }
+            if given.insert((one.partition, one.offset)) {
+                let before = last.insert(one.key.clone().unwrap(), one.offset);
+                assert!(before.is_none_or(|before| before < one.offset), "out of order: {one:?} after {before:?}");
+            }
+        }
+        assert_eq!(done.len(), produced, "lost");
     }
 
     /// Each produced record was done exactly once, and each key's records in their order.
