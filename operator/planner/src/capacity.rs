@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 
-use sluice_crds::{kafkaconsumer::Ordering, tuning::Knobs};
+use sluice_crds::{kafkaconsumer::Ordering, report::ProgressReport, tuning::Knobs};
 
-use crate::{history::newest_reports, snapshot::Snapshot};
+use crate::{
+    history::newest_reports,
+    snapshot::{Millis, Snapshot},
+};
 
 /// Before anything was measured: one slot is taken to handle this many records a second. It is a guess, said as one in the
 /// reason; it is replaced by the first reports.
@@ -15,67 +18,123 @@ const ENOUGH: f64 = 1.0;
 /// Slot seconds after which older evidence counts for a third.
 const MEMORY: f64 = 30.0;
 
+/// A report that is not followed by another for this long says nothing of now.
+const RECENT: Millis = 10_000;
+/// What is remembered over a restart follows the measured rate only when it is off by more than this.
+const WORTH_WRITING: f64 = 0.1;
+
 /// What was measured.
 #[derive(Clone, Debug, Default)]
 pub struct Capacity {
-    /// The newest counters of each pod, by name: boot, records, slot seconds.
-    pods: HashMap<String, (i64, u64, f64)>,
-    /// Records and slot seconds, older ones fading.
+    /// The newest counters of each pod, by name.
+    pods: HashMap<String, Counters>,
+    /// Records and slot seconds at `revision`, older ones fading.
     records: f64,
     seconds: f64,
     /// The revision of the knobs that these were measured at.
     revision: u64,
     /// The rate that is believed: kept while a new setting has not enough evidence.
     believed: Option<f64>,
-    /// Mean of the usable slots, the busy fractions and the full batches that the pods reported last.
+    /// The believed rate as it is remembered, so that noise is not written.
+    remembered: Option<f64>,
+    /// Of the pods that report: mean usable slots, mean busy fraction, share of full batches, slowest call.
     usable: Option<f64>,
     busy: Option<f64>,
     full: Option<f64>,
     p99: Option<f64>,
-    /// Share of the reporting pods that have the newest knobs in force.
-    revisions: Vec<u64>,
+    /// The oldest knobs that any of them has in force.
+    oldest_revision: Option<u64>,
+}
+
+/// A pod's counters, and when they were first read: the pod's clock may be another than ours.
+#[derive(Clone, Copy, Debug)]
+struct Counters {
+    boot: i64,
+    at: i64,
+    seen: Millis,
+    revision: u64,
+    handled: u64,
+    seconds: f64,
 }
 
 impl Capacity {
     pub(crate) fn restore(slot_rate: Option<f64>) -> Self {
-        Self { believed: slot_rate.filter(|rate| rate.is_finite() && *rate > 0.0), ..Self::default() }
+        let believed = slot_rate.filter(|rate| rate.is_finite() && *rate > 0.0);
+        Self { believed, remembered: believed, ..Self::default() }
     }
 
     pub(crate) fn record(&mut self, snapshot: &Snapshot) {
         let reports = newest_reports(snapshot);
-        let recent: Vec<_> = reports.values().filter(|r| snapshot.at - r.at < 10_000).collect();
-        let mean = |of: &dyn Fn(&sluice_crds::report::ProgressReport) -> f64| {
-            (!recent.is_empty()).then(|| recent.iter().map(|r| of(r)).sum::<f64>() / recent.len() as f64)
-        };
-        self.usable = mean(&|r| r.usable_slots).filter(|u| *u > 0.0).or(self.usable);
-        self.busy = mean(&|r| r.busy);
-        self.full = mean(&|r| r.full_batches);
-        self.p99 = recent.iter().map(|r| r.handler_p99_ms).reduce(f64::max);
-        self.revisions = recent.iter().map(|r| r.revision).collect();
-        let newest_revision = recent.iter().map(|r| r.revision).max().unwrap_or(self.revision);
-        if newest_revision != self.revision {
+        self.pods.retain(|pod, _| reports.contains_key(pod.as_str()));
+        let newest = reports.values().map(|r| r.revision).max().unwrap_or(0);
+        if newest > self.revision {
             // Capacity at new knobs is believed only from reports that carry them.
-            self.revision = newest_revision;
+            self.revision = newest;
             (self.records, self.seconds) = (0.0, 0.0);
         }
-        for report in reports.values() {
-            let counters = (report.boot, report.pod_handled, report.slot_seconds);
-            let before = self.pods.insert(report.pod.clone(), counters);
-            let Some((boot, handled, seconds)) = before else { continue };
-            if boot != report.boot || report.pod_handled < handled || report.revision != self.revision {
-                continue;
+        let mut recent = Vec::new();
+        for (pod, report) in &reports {
+            let before = self.pods.get(*pod).copied();
+            let same = before.filter(|b| (b.boot, b.at) == (report.boot, report.at));
+            let seen = same.map_or(snapshot.at, |b| b.seen);
+            if snapshot.at - seen < RECENT {
+                recent.push(*report);
             }
-            let (records, used) = ((report.pod_handled - handled) as f64, report.slot_seconds - seconds);
-            if used > 0.0 && records > 0.0 {
-                let fade = (-used / MEMORY).exp();
-                self.records = self.records * fade + records;
-                self.seconds = self.seconds * fade + used;
+            let counters = Counters {
+                boot: report.boot,
+                at: report.at,
+                seen,
+                revision: report.revision,
+                handled: report.pod_handled,
+                seconds: report.slot_seconds,
+            };
+            self.pods.insert((*pod).to_owned(), counters);
+            if let Some(before) = before {
+                self.learn(before, counters);
             }
         }
-        self.pods.retain(|pod, _| reports.contains_key(pod.as_str()));
+        if recent.is_empty() {
+            // The knobs in force stay as they were: nobody says otherwise.
+            (self.busy, self.full, self.p99) = (None, None, None);
+        } else {
+            let mean = |of: fn(&ProgressReport) -> f64| {
+                recent.iter().map(|r| of(r)).filter(|x| x.is_finite()).sum::<f64>() / recent.len() as f64
+            };
+            self.usable = Some(mean(|r| r.usable_slots)).filter(|u| *u > 0.0).or(self.usable);
+            self.busy = Some(mean(|r| r.busy));
+            self.full = Some(mean(|r| r.full_batches));
+            self.p99 = recent.iter().map(|r| r.handler_p99_ms).reduce(f64::max);
+            self.oldest_revision = recent.iter().map(|r| r.revision).min();
+        }
         if self.seconds >= ENOUGH {
-            self.believed = Some(self.records / self.seconds);
+            let rate = self.records / self.seconds;
+            self.believed = Some(rate);
+            if self.remembered.is_none_or(|old| (rate - old).abs() > old * WORTH_WRITING) {
+                self.remembered = Some(rate);
+            }
         }
+    }
+
+    /// Takes what a pod did between two of its reports, both written at the newest knobs.
+    fn learn(&mut self, before: Counters, now: Counters) {
+        let same = before.boot == now.boot && before.revision == now.revision && now.revision == self.revision;
+        let records = now.handled.saturating_sub(before.handled) as f64;
+        let used = now.seconds - before.seconds;
+        if same && records > 0.0 && used > 0.0 && used.is_finite() {
+            let fade = (-used / MEMORY).exp();
+            self.records = self.records * fade + records;
+            self.seconds = self.seconds * fade + used;
+        }
+    }
+
+    /// What is remembered over a restart: the slot's rate, and the revision that it was measured at.
+    pub(crate) fn remembered(&self) -> (Option<f64>, Option<i64>) {
+        (self.remembered.map(|rate| (rate * 10.0).round() / 10.0), self.remembered.map(|_| self.revision as i64))
+    }
+
+    /// Whether the rate was measured at these knobs, and not at those before them.
+    pub(crate) fn is_measured_at(&self, revision: u64) -> bool {
+        self.revision >= revision && self.seconds >= ENOUGH
     }
 
     /// Records a second that one slot handles, if it was ever measured.
@@ -85,7 +144,7 @@ impl Capacity {
 
     /// Whether all pods that report have this revision of the knobs in force.
     pub fn is_in_force(&self, revision: u64) -> bool {
-        !self.revisions.is_empty() && self.revisions.iter().all(|r| *r >= revision)
+        self.oldest_revision.is_some_and(|oldest| oldest >= revision)
     }
 
     /// Mean busy fraction of the pods, from reports of the last ten seconds.

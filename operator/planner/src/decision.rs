@@ -54,6 +54,8 @@ pub enum Reason {
     RecordStuck,
     /// One partition is hotter than a pod can do: more pods do not help it.
     HotPartition,
+    /// All pods that a bound allows run, and more arrives than they can do.
+    BoundReached,
     /// More pods run than there are partitions, or than the bounds allow.
     Bounds,
 }
@@ -77,6 +79,7 @@ impl Reason {
             Self::Learning => "Learning",
             Self::RecordStuck => "RecordStuck",
             Self::HotPartition => "HotPartition",
+            Self::BoundReached => "BoundReached",
             Self::Bounds => "Bounds",
         }
     }

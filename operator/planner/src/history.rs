@@ -11,6 +11,13 @@ use crate::{
 
 /// How long readings are kept.
 const KEPT: Millis = 150_000;
+/// Readings of the end that are kept of a partition: beyond it the older half is thinned out, so that they reach far back
+/// in bounded memory.
+const READINGS: usize = 96;
+/// A lane that is blocked is given this long before its partition counts as stuck …
+const BLOCKED: Millis = 5_000;
+/// … and one of which nothing is handled though its pod reports, this long (or three of its slowest calls).
+const STALLED: Millis = 15_000;
 /// A reading older than this is not taken for now: the broker does not answer.
 pub const STALE: Millis = 10_000;
 
@@ -28,8 +35,10 @@ pub struct History {
     pub(crate) window: Window,
     /// Pods chosen for a backlog, kept until it is gone.
     pub(crate) for_backlog: Option<u32>,
-    /// When more pods were last asked for, and not all of them have joined yet.
-    pub(crate) waiting_since: Option<Millis>,
+    /// How many pods were last asked for, and when, while they have not all joined.
+    pub(crate) waiting: Option<(u32, Millis)>,
+    /// The knobs that all pods were last known to run with.
+    pub(crate) in_force: Option<sluice_crds::tuning::Knobs>,
     /// Seconds from asking for pods to their being ready.
     pub(crate) start_seconds: Option<f64>,
     /// When knobs were last changed.
@@ -53,10 +62,12 @@ struct Total {
 struct Track {
     /// When the end was where.
     ends: VecDeque<(Millis, i64)>,
-    /// When the committed offset was where.
-    commits: VecDeque<(Millis, i64)>,
-    /// When the committed offset last moved, or the partition was first seen with a lag.
+    /// Committed offset, epoch and records handled: what moves while the partition is worked on.
+    progress: (i64, i64, u64),
+    /// When that last moved, or there was no lag.
     moved: Millis,
+    /// The newest report's own time, and when it was first read.
+    reported: (i64, Millis),
 }
 
 impl History {
@@ -67,9 +78,11 @@ impl History {
 
     /// What is worth keeping over a restart: measured rates, rounded, so that noise is not written.
     pub fn memory(&self) -> sluice_crds::kafkaconsumer::status::PlannerMemory {
+        let (slot_rate, slot_rate_revision) = self.capacity.remembered();
         sluice_crds::kafkaconsumer::status::PlannerMemory {
-            slot_rate: self.capacity.slot_rate().map(|rate| (rate * 10.0).round() / 10.0),
-            start_seconds: self.start_seconds.map(|s| (s * 10.0).round() / 10.0),
+            slot_rate,
+            slot_rate_revision,
+            start_seconds: self.start_seconds.map(f64::round),
             ..Default::default()
         }
     }
@@ -151,7 +164,8 @@ impl History {
         if all < 20.0 * count { vec![1.0 / count; arrived.len()] } else { arrived.iter().map(|a| a / all).collect() }
     }
 
-    /// Seconds since the first record that is not done arrived, by the reader's own readings. 0 without lag.
+    /// Seconds since the first record that is not done arrived, by the reader's own readings; 0 without lag. `None` where
+    /// it is older than the readings and no report tells of it.
     pub fn behind(&self, snapshot: &Snapshot, now: Millis) -> Option<f64> {
         let mut most = 0.0_f64;
         for partition in &snapshot.partitions {
@@ -162,20 +176,24 @@ impl History {
         Some(most)
     }
 
-    /// Whether a partition has had a lag for a while, though its committed offset does not move.
+    /// Whether a partition's records wait behind one that fails again and again, or behind a call that does not end: pods
+    /// would not help them.
     pub fn is_stuck(&self, partition: &Partition, now: Millis) -> bool {
-        let blocked = partition.report.as_ref().is_some_and(|report| report.blocked.is_some());
-        blocked && self.partitions.get(&partition.id).is_some_and(|track| now - track.moved > 5_000)
+        let (Some(report), Some(track)) = (&partition.report, self.partitions.get(&partition.id)) else { return false };
+        let stands = now - track.moved;
+        if report.blocked.is_some() {
+            return stands > BLOCKED;
+        }
+        let patience = STALLED.max((report.handler_p99_ms * 3.0) as Millis);
+        // The pod is alive: it went on reporting while nothing moved.
+        stands > patience && track.reported.1 - track.moved > patience / 2
     }
 
-    /// How long ago the last record arrived, as far as the readings go; at most their age.
-    pub fn quiet_for(&self, now: Millis) -> Millis {
-        let Some(newest) = self.totals.back() else { return 0 };
-        let first_at_end = self.totals.iter().find(|t| t.end == newest.end).map_or(newest.at, |t| t.at);
-        now - first_at_end
+    /// Whether nothing arrived in the newest interval.
+    pub fn is_quiet(&self) -> bool {
+        self.newest_interval() == Some(0.0)
     }
 }
-
 /// Records of a partition that are not done; a partition without committed offset counts from the log's start.
 pub fn lag(partition: &Partition) -> Option<i64> {
     match partition.committed {
@@ -200,21 +218,26 @@ impl Track {
         if self.ends.back().is_none_or(|&(when, _)| when < partition.end_at) {
             self.ends.push_back((partition.end_at, end));
         }
-        while self.ends.front().is_some_and(|&(when, _)| when < at - KEPT) {
-            self.ends.pop_front();
+        if self.ends.len() > READINGS {
+            let mut n = 0;
+            // The first stays: it tells how far back the readings reach.
+            self.ends.retain(|_| {
+                n += 1;
+                n % 2 == 1 || n > READINGS / 2
+            });
         }
         let Committed::At(committed) = partition.committed else {
             return (partition.committed == Committed::None).then_some((end, partition.start.unwrap_or(0)));
         };
-        if self.commits.back().is_none_or(|&(_, last)| last != committed) {
-            self.commits.push_back((partition.committed_at, committed));
-            self.moved = at;
-            if self.commits.len() > 2 {
-                self.commits.pop_front();
-            }
+        let report = partition.report.as_ref();
+        let progress = (committed, report.map_or(0, |r| r.epoch), report.map_or(0, |r| r.handled));
+        if self.progress != progress || lag(partition) == Some(0) {
+            (self.progress, self.moved) = (progress, at);
         }
-        if lag(partition) == Some(0) {
-            self.moved = at;
+        if let Some(report) = report
+            && self.reported.0 != report.at
+        {
+            self.reported = (report.at, at);
         }
         let beyond = partition.report.as_ref().map_or(0, |report| report.done_beyond as i64);
         Some((end, committed + beyond))
@@ -235,10 +258,9 @@ impl Track {
         // The readings around the moment at which the end passed it; between them the end moved evenly.
         let after = self.ends.iter().position(|&(_, end)| end > first)?;
         let passed = if after == 0 {
-            // Older than the readings: its own time stamp tells, or the oldest reading as a lower bound.
-            let reported = partition.report.as_ref().and_then(|report| report.oldest_open);
-            let oldest = self.ends[0].0;
-            reported.map_or(oldest, |stamp| stamp.min(oldest))
+            // Older than the readings: its own time stamp tells.
+            let oldest = self.ends.front().map_or(now, |&(at, _)| at);
+            partition.report.as_ref().and_then(|report| report.oldest_open)?.min(oldest)
         } else {
             let ((t0, e0), (t1, e1)) = (self.ends[after - 1], self.ends[after]);
             t0 + (t1 - t0) * (first - e0 + 1) / (e1 - e0).max(1)

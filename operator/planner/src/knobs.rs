@@ -23,7 +23,9 @@ const GAIN: f64 = 1.1;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tried {
     from: u32,
+    /// What the fullest pod could do before, and how many partitions it had.
     capacity: f64,
+    each: u32,
     at: Millis,
     /// It gained nothing and was taken back.
     failed: bool,
@@ -36,6 +38,12 @@ pub(crate) struct Pressure {
     pub load: f64,
     /// What it can handle, at the target.
     pub limit: f64,
+    /// What it can handle at most.
+    pub capacity: f64,
+    /// Its partitions.
+    pub each: u32,
+    /// Slots that it could use with them.
+    pub useful: u32,
     /// A backlog is there.
     pub backlog: bool,
 }
@@ -57,7 +65,7 @@ pub(crate) fn next(
         return current;
     }
     let (Some(busy), Some(full)) = (history.capacity.busy(), history.capacity.full()) else { return current };
-    if let Some(back) = judge(history, current) {
+    if let Some(back) = judge(spec, history, current, observed.tuning.revision) {
         history.knobs_at = Some(now);
         return back;
     }
@@ -75,7 +83,13 @@ pub(crate) fn next(
         return current;
     }
     if let Some(concurrency) = more_concurrency(spec, history, current, pressure, now) {
-        history.tried = Some(Tried { from: current.concurrency, capacity: pressure.limit, at: now, failed: false });
+        history.tried = Some(Tried {
+            from: current.concurrency,
+            capacity: pressure.capacity,
+            each: pressure.each,
+            at: now,
+            failed: false,
+        });
         history.knobs_at = Some(now);
         return Knobs { concurrency, ..current };
     }
@@ -88,8 +102,8 @@ pub(crate) fn next(
 }
 
 /// Whether more concurrency may still do the work instead of pods.
-pub(crate) fn can_grow(spec: &Spec, history: &History, current: Knobs, now: Millis) -> bool {
-    current.concurrency < spec.highest.concurrency && !discouraged(history, now)
+pub(crate) fn can_grow(spec: &Spec, history: &History, current: Knobs, useful: u32, now: Millis) -> bool {
+    current.concurrency < spec.highest.concurrency.min(useful) && !discouraged(history, now)
 }
 
 fn discouraged(history: &History, now: Millis) -> bool {
@@ -98,22 +112,28 @@ fn discouraged(history: &History, now: Millis) -> bool {
 
 /// The concurrency at which the fullest pod would cope, if each slot kept its rate; at most four times what it is.
 fn more_concurrency(spec: &Spec, history: &History, current: Knobs, pressure: Pressure, now: Millis) -> Option<u32> {
-    if !can_grow(spec, history, current, now) || pressure.limit <= 0.0 {
+    if !can_grow(spec, history, current, pressure.useful, now) || pressure.limit <= 0.0 {
         return None;
     }
     let factor = (pressure.load / pressure.limit).clamp(1.25, 4.0);
     let wanted = (f64::from(current.concurrency) * factor).ceil() as u32;
-    let wanted = wanted.max(current.concurrency + 1).min(spec.highest.concurrency);
+    let wanted = wanted.max(current.concurrency + 1).min(spec.highest.concurrency).min(pressure.useful);
     (wanted > current.concurrency).then_some(wanted)
 }
 
 /// Looks at what the last change of concurrency gained; the knobs to go back to, if that was nothing.
-fn judge(history: &mut History, current: Knobs) -> Option<Knobs> {
+fn judge(spec: &Spec, history: &mut History, current: Knobs, revision: u64) -> Option<Knobs> {
     let tried = history.tried.filter(|tried| !tried.failed)?;
-    let slot = history.capacity.slot_rate()?;
-    let before = tried.capacity;
-    let now = slot * f64::from(current.concurrency);
-    if now >= before * GAIN {
+    if current.concurrency == tried.from {
+        // It was never taken over (a dry run), so there is nothing to judge.
+        history.tried = None;
+        return None;
+    }
+    if !history.capacity.is_measured_at(revision) {
+        return None;
+    }
+    let now = history.capacity.of_pod(current, spec.ordering, tried.each);
+    if now >= tried.capacity * GAIN {
         history.tried = None;
         None
     } else {

@@ -1,5 +1,7 @@
 //! One decision: what is needed, what the bounds allow, and whether now is the time.
 
+use sluice_crds::{kafkaconsumer::Ordering, tuning::Knobs};
+
 use crate::{
     count::{self, Needed},
     decision::{Decision, Limit, Numbers, Reason},
@@ -15,8 +17,16 @@ const BAND: f64 = 1.1;
 const IN_FLIGHT: f64 = 2.0;
 /// Seconds from asking for a pod to its being ready, before that was learnt.
 const FIRST_START: f64 = 5.0;
+/// Pods that have not come after this time will not come soon: their start is not waited for any longer.
+const LONGEST_START: Millis = 300_000;
 /// Pods and group that do not agree with what was asked for hold nothing back for longer than this.
 const UNSETTLED: Millis = 60_000;
+/// An idle group's offsets are read every ten seconds; older than this they are not known.
+const COMMITS_STALE: Millis = 30_000;
+/// Pods go only on a reading as new as this.
+const FRESH: Millis = 5_000;
+/// A partition with more than this many times its even share of the arrivals is hot, if one pod is too little for it.
+const HOT: f64 = 1.5;
 /// A backlog is one above this many seconds of arrivals, beyond what is in flight …
 const BACKLOG_BEGINS: f64 = 2.0;
 /// … and it is gone below this many.
@@ -31,6 +41,9 @@ pub fn plan(spec: &Spec, history: &mut History, observed: &Observed, snapshot: &
         return hold_unknown(observed, snapshot, partitions);
     };
     learn_start(history, observed, now);
+    if observed.ready == 0 || history.capacity.is_in_force(observed.tuning.revision) || history.in_force.is_none() {
+        history.in_force = Some(observed.tuning.knobs);
+    }
     let situation = Situation { spec, observed, snapshot, seen: &seen, partitions, now };
     situation.decide(history)
 }
@@ -38,7 +51,8 @@ pub fn plan(spec: &Spec, history: &mut History, observed: &Observed, snapshot: &
 /// What is known of the lag now.
 struct Seen {
     lag: i64,
-    behind: f64,
+    /// `None`: longer than the readings reach back.
+    behind: Option<f64>,
     /// Records a second: of the minute (or since a jump), and now.
     mean: f64,
     current: f64,
@@ -62,7 +76,7 @@ impl Seen {
         for partition in &snapshot.partitions {
             let known =
                 partition.end.is_some() && partition.start.is_some() && partition.committed != Committed::Unknown;
-            if !known || now - partition.end_at > STALE {
+            if !known || now - partition.end_at > STALE || now - partition.committed_at > COMMITS_STALE {
                 return None;
             }
             sum += lag(partition)?;
@@ -86,7 +100,7 @@ impl Seen {
             .collect();
         Some(Self {
             lag: sum,
-            behind: history.behind(snapshot, now).unwrap_or(0.0),
+            behind: history.behind(snapshot, now),
             mean: mean.unwrap_or(0.0).max(0.0),
             current: rate,
             handled: history.handled(10_000).unwrap_or(0.0),
@@ -133,8 +147,8 @@ impl Situation<'_> {
 
         let band = if up.pods > asked { steady.pods } else { down.pods.min(asked).max(up.pods) };
         let arrivals = band.max(for_current.pods);
-        let idle = seen.lag == 0 && history.quiet_for(now) as f64 >= spec.scale_down_after * 1e3;
-        let wanted_for_window = if idle { 0 } else { arrivals.max(1) };
+        // Nothing is needed where nothing arrives and nothing is left; the window sees to it that this lasts.
+        let wanted_for_window = if seen.lag == 0 && history.is_quiet() { 0 } else { arrivals.max(1) };
         let span = (spec.scale_down_after * 1e3) as Millis;
         if seen.rates_known {
             history.window.note(now, wanted_for_window, span);
@@ -154,27 +168,37 @@ impl Situation<'_> {
         let (replicas, reason) = if asked > most {
             (most, Reason::Bounds)
         } else if asked == 0 {
-            self.from_zero(within(wanted))
+            self.from_zero(within(wanted), suspected)
         } else if asked < spec.min_replicas.min(self.partitions) {
             (within(asked.max(1)), Reason::Bounds)
         } else if within(wanted) > asked {
-            self.upwards(history, within(wanted), measured, suspected, knobs_moved)
+            let most_tuned = Knobs { concurrency: spec.highest.concurrency, ..spec.highest };
+            let tuned = within(
+                [(seen.mean, spec.target, false), (seen.current, 1.0, false), (seen.current, 1.0, true)]
+                    .map(|(rate, share, backlog)| self.needed_with(history, most_tuned, rate, share, backlog).pods)
+                    .into_iter()
+                    .max()
+                    .unwrap_or(1),
+            );
+            self.upwards(history, within(wanted), tuned, measured, suspected, knobs_moved)
         } else {
-            self.downwards(history, within(wanted), span, seen.stuck > 0, steady.enough && for_current.enough)
+            self.downwards(history, within(wanted), span, steady.enough && for_current.enough)
         };
-        if replicas > asked {
-            history.waiting_since = Some(now);
+        if replicas > asked && history.waiting.is_none_or(|(pods, _)| pods != replicas) {
+            history.waiting = Some((replicas, now));
         }
-        let limit = self.limit(wanted, wanted_for_window, replicas);
         let each = self.partitions.div_ceil(replicas.max(1));
-        let capacity = history.capacity.of_pod(observed.tuning.knobs, spec.ordering, each);
+        let capacity = history.capacity.of_pod(self.knobs(history), spec.ordering, each);
+        let demand = seen.current + seen.backlog / spec.drain_within;
+        let limit =
+            self.limit(wanted, wanted_for_window, replicas, measured && demand > capacity * f64::from(replicas));
         let numbers = Numbers {
             lag: Some(seen.lag),
-            behind: Some(seen.behind),
+            behind: seen.behind,
             backlog: Some(seen.backlog as i64),
             arrivals: seen.rates_known.then_some(seen.mean),
             handled: Some(seen.handled),
-            demand: seen.rates_known.then_some(seen.current + seen.backlog / spec.drain_within),
+            demand: seen.rates_known.then_some(demand),
             capacity: measured.then_some(capacity),
         };
         let message = self.sentence(reason, replicas, &numbers, measured);
@@ -191,11 +215,25 @@ impl Situation<'_> {
 
     /// Pods for this many records a second, with or without what a backlog adds, at this share of their capacity.
     fn needed(&self, history: &History, rate: f64, share: f64, backlog: bool) -> Needed {
+        self.needed_with(history, self.knobs(history), rate, share, backlog)
+    }
+
+    /// The knobs that the pods run with: capacity at others is not believed in, and pods do not wait for them.
+    fn knobs(&self, history: &History) -> Knobs {
+        history.in_force.unwrap_or(self.observed.tuning.knobs)
+    }
+
+    fn needed_with(&self, history: &History, knobs: Knobs, rate: f64, share: f64, backlog: bool) -> Needed {
+        let ordering = self.spec.ordering;
+        let capacity = |each: u32| history.capacity.of_pod(knobs, ordering, each);
         let start = history.start_seconds.unwrap_or(FIRST_START);
-        let doing =
-            f64::from(self.observed.ready) * history.capacity.of_pod(self.observed.tuning.knobs, self.spec.ordering, 1);
+        // Pods that were asked for a while ago will not take their whole start from now on.
+        let waited = history.waiting.map_or(0.0, |(_, since)| (self.now - since) as f64 / 1e3);
+        let ready = self.observed.ready.min(self.partitions);
+        let doing = if ready == 0 { 0.0 } else { f64::from(ready) * capacity(self.partitions.div_ceil(ready)) };
         // What will have gathered when the missing pods have started.
-        let gathering = if backlog { (rate - doing).max(0.0) * start } else { 0.0 };
+        let gathering = if backlog { (rate - doing).max(0.0) * (start - waited).max(0.0) } else { 0.0 };
+        let alone = capacity(1);
         let needs: Vec<f64> = self
             .seen
             .shares
@@ -203,11 +241,12 @@ impl Situation<'_> {
             .zip(&self.seen.backlogs)
             .map(|(of_rate, of_backlog)| {
                 let drain = if backlog { (of_backlog + gathering * of_rate) / self.spec.drain_within } else { 0.0 };
-                rate * of_rate + drain
+                let arrives = rate * of_rate;
+                // A pod of its own is the most that can be done for a partition's backlog.
+                if backlog { (arrives + drain).min(alone.max(arrives)) } else { arrives }
             })
             .collect();
-        let knobs = self.observed.tuning.knobs;
-        count::needed(&needs, |each| history.capacity.of_pod(knobs, self.spec.ordering, each) * share)
+        count::needed(&needs, |each| capacity(each) * share)
     }
 
     /// What presses on the fullest of the pods that were asked for.
@@ -217,13 +256,27 @@ impl Situation<'_> {
         let each = self.partitions.div_ceil(pods);
         let drain = self.seen.backlog / self.spec.drain_within;
         let load = (self.seen.current + drain) * f64::from(each) / f64::from(self.partitions);
-        let limit = history.capacity.of_pod(self.observed.tuning.knobs, self.spec.ordering, each) * self.spec.target;
-        Some(Pressure { load, limit, backlog: history.for_backlog.is_some() })
+        let capacity = history.capacity.of_pod(self.observed.tuning.knobs, self.spec.ordering, each);
+        let (limit, backlog) = (capacity * self.spec.target, history.for_backlog.is_some());
+        Some(Pressure { load, limit, capacity, each, useful: self.useful_slots(each), backlog })
     }
 
-    fn from_zero(&self, wanted: u32) -> (u32, Reason) {
+    /// Slots that a pod with this many partitions could use.
+    fn useful_slots(&self, each: u32) -> u32 {
+        if self.spec.ordering == Ordering::Partition { each } else { u32::MAX }
+    }
+
+    /// Later than `maxBehind`; a backlog older than the readings is.
+    fn is_late(&self) -> bool {
+        self.seen.behind.map_or(self.seen.backlog > 0.0, |behind| behind > self.spec.max_behind)
+    }
+
+    fn from_zero(&self, wanted: u32, suspected: bool) -> (u32, Reason) {
         let least = count::within(0, self.spec.min_replicas, self.spec.max_replicas, self.partitions);
-        if self.seen.lag > 0 || self.seen.current > 0.0 {
+        if suspected && least == 0 {
+            // From zero straight to the needed count: the next reading tells how many that are.
+            (0, Reason::JumpSuspected)
+        } else if self.seen.lag > 0 || self.seen.current > 0.0 {
             (wanted.max(1).min(self.partitions), Reason::Wake)
         } else {
             (least, if least > 0 { Reason::Bounds } else { Reason::Idle })
@@ -234,36 +287,46 @@ impl Situation<'_> {
         &self,
         history: &History,
         wanted: u32,
+        tuned: u32,
         measured: bool,
         suspected: bool,
         knobs_moved: bool,
     ) -> (u32, Reason) {
         let asked = self.observed.asked_for;
-        let late = self.seen.behind > self.spec.max_behind;
+        let late = self.is_late();
         if suspected {
             return (asked, Reason::JumpSuspected);
+        }
+        if !self.seen.rates_known {
+            return (asked, Reason::Learning);
         }
         if !measured && !late && !history.jump.is_fresh(self.now) && self.observed.ready > 0 {
             // A few seconds of work tell more than a guess.
             return (asked, Reason::Learning);
         }
-        let knobs_may = knobs_moved || knobs::can_grow(self.spec, history, self.observed.tuning.knobs, self.now);
+        let useful = self.useful_slots(self.partitions.div_ceil(asked.clamp(1, self.partitions)));
+        let current = self.observed.tuning.knobs;
+        // Knobs that were turned a moment ago have until they are late to arrive.
+        let arriving = self.knobs(history).concurrency < current.concurrency;
+        let knobs_may = knobs_moved || arriving || knobs::can_grow(self.spec, history, current, useful, self.now);
         if measured && knobs_may && !late && self.observed.ready > 0 {
-            return (asked, Reason::KnobsFirst);
+            // What even the highest knobs leave to be done is for pods, at once.
+            return if tuned > asked { (tuned, self.why_more(history, tuned)) } else { (asked, Reason::KnobsFirst) };
         }
-        let for_backlog =
-            history.for_backlog.is_some_and(|pods| pods >= wanted) && self.seen.mean < self.seen.current * BAND;
-        (
-            wanted,
-            if for_backlog && self.seen.backlog > self.seen.current * BACKLOG_BEGINS {
-                Reason::Backlog
-            } else {
-                Reason::ArrivalsUp
-            },
-        )
+        (wanted, self.why_more(history, wanted))
     }
 
-    fn downwards(&self, history: &History, wanted: u32, span: Millis, stuck: bool, enough: bool) -> (u32, Reason) {
+    fn why_more(&self, history: &History, wanted: u32) -> Reason {
+        let for_backlog =
+            history.for_backlog.is_some_and(|pods| pods >= wanted) && self.seen.mean < self.seen.current * BAND;
+        if for_backlog && self.seen.backlog > self.seen.current * BACKLOG_BEGINS {
+            Reason::Backlog
+        } else {
+            Reason::ArrivalsUp
+        }
+    }
+
+    fn downwards(&self, history: &History, wanted: u32, span: Millis, enough: bool) -> (u32, Reason) {
         let asked = self.observed.asked_for;
         if history.for_backlog.is_some() {
             return (asked, Reason::Draining);
@@ -291,12 +354,15 @@ impl Situation<'_> {
                 _ => {}
             }
         }
-        let reason = if stuck {
+        let hottest = self.seen.shares.iter().copied().fold(0.0, f64::max) * f64::from(self.partitions);
+        let reason = if self.seen.stuck > 0 {
             Reason::RecordStuck
         } else if enough {
             Reason::Steady
-        } else {
+        } else if hottest > HOT {
             Reason::HotPartition
+        } else {
+            Reason::BoundReached
         };
         (asked, reason)
     }
@@ -311,17 +377,20 @@ impl Situation<'_> {
     }
 
     fn is_settled_for_shrinking(&self, history: &History) -> bool {
+        if self.now - self.snapshot.at > FRESH {
+            return false;
+        }
         self.is_settled() || history.unsettled_since.is_some_and(|since| self.now - since > UNSETTLED)
     }
 
-    fn limit(&self, wanted: u32, needed: u32, replicas: u32) -> Option<Limit> {
+    fn limit(&self, wanted: u32, needed: u32, replicas: u32, too_much: bool) -> Option<Limit> {
         let most = self.spec.max_replicas.unwrap_or(self.partitions);
         if wanted > replicas
             && replicas >= count::within(wanted, 0, Some(most), self.partitions)
             && most < self.partitions
         {
             Some(Limit::MaxReplicas)
-        } else if self.spec.min_replicas > self.partitions {
+        } else if self.spec.min_replicas > self.partitions || (too_much && replicas == self.partitions) {
             Some(Limit::Partitions)
         } else if replicas == self.spec.min_replicas && needed.max(1) < replicas {
             Some(Limit::MinReplicas)
@@ -377,6 +446,9 @@ impl Situation<'_> {
                 "one partition is hotter than {}: more pods do not help it",
                 if measured { each } else { "a pod can do".to_owned() }
             ),
+            Reason::BoundReached => {
+                format!("{arrive}, {each}: that is more than {} on {partitions} partitions can do", pods(replicas))
+            }
             Reason::Bounds => format!("the bounds ask for {} on {partitions} partitions", pods(replicas)),
         }
     }
@@ -405,11 +477,15 @@ fn hold_unknown(observed: &Observed, snapshot: &Snapshot, partitions: u32) -> De
 fn learn_start(history: &mut History, observed: &Observed, now: Millis) {
     if observed.ready == observed.asked_for {
         history.unsettled_since = None;
-        if let Some(since) = history.waiting_since.take() {
+        // In a dry run pods that were decided on never come: nothing is learnt of them.
+        if let Some((_, since)) = history.waiting.take_if(|(pods, _)| observed.ready >= *pods) {
             let took = ((now - since) as f64 / 1e3).clamp(0.5, 300.0);
             history.start_seconds = Some(history.start_seconds.map_or(took, |known| known * 0.5 + took * 0.5));
         }
     } else {
         history.unsettled_since.get_or_insert(now);
+    }
+    if history.waiting.is_some_and(|(_, since)| now - since > LONGEST_START) {
+        history.waiting = None;
     }
 }
