@@ -307,7 +307,7 @@ fn contains(seen: &Value, desired: &Value) -> bool {
             // What is empty may be left out.
             None => {
                 value.is_null()
-                    || value.as_object().is_some_and(|v| v.is_empty())
+                    || value.as_object().is_some_and(serde_json::Map::is_empty)
                     || value.as_array().is_some_and(Vec::is_empty)
             }
         }),

@@ -97,16 +97,16 @@ pub fn observe(
     Children {
         deployment: writes
             .deployment
-            .newest(child(stores.deployments.get(&key(id, build::deployment_name(id))), id), now),
-        config: writes.config.newest(child(stores.config_maps.get(&key(id, build::config_name(id))), id), now),
-        tuning: writes.tuning.newest(child(stores.config_maps.get(&key(id, build::tuning_name(id))), id), now),
+            .newest(child(stores.deployments.get(&key(id, &build::deployment_name(id))), id), now),
+        config: writes.config.newest(child(stores.config_maps.get(&key(id, &build::config_name(id))), id), now),
+        tuning: writes.tuning.newest(child(stores.config_maps.get(&key(id, &build::tuning_name(id))), id), now),
         pods: stores.pods.of(&ObjectRef::new(&id.name).within(&id.namespace)),
         consumer,
     }
 }
 
-fn key<K: Lookup<DynamicType = ()>>(id: &Identity, name: String) -> ObjectRef<K> {
-    ObjectRef::new(&name).within(&id.namespace)
+fn key<K: Lookup<DynamicType = ()>>(id: &Identity, name: &str) -> ObjectRef<K> {
+    ObjectRef::new(name).within(&id.namespace)
 }
 
 /// The child, if it is this consumer's: after a consumer was deleted and made again, the old one's children are about to

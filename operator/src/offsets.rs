@@ -7,9 +7,12 @@ use sluice_crds::kafkaconsumer::{
     kafka::StartFrom,
     status::{ParkedOffsets, ParkedTopic},
 };
-use sluice_planner::snapshot::{Committed, Group, GroupState, Snapshot, TopicPartition};
+use sluice_planner::snapshot::{Committed, GroupState, Millis, Snapshot, TopicPartition};
 
 use crate::group::Reading;
+
+/// Milliseconds for which members that were read are taken for those of now.
+const FRESH: Millis = 3_000;
 
 /// What has to be done before the first pod may start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,10 +48,14 @@ pub fn before_first_pod(
     take_over: bool,
     ours: impl Fn(&str) -> bool,
 ) -> Before {
+    if let Some(trouble) = &reading.trouble {
+        return Before::Wait(trouble.message.clone());
+    }
     let Some(snapshot) = &reading.snapshot else {
         return Before::Wait("nothing could be read of its topics and group yet".to_owned());
     };
-    let Some(group) = &snapshot.group else {
+    // Members of a while ago say nothing of now: those that were ours have gone since.
+    let Some(group) = snapshot.group.as_ref().filter(|group| snapshot.at - group.at <= FRESH) else {
         return Before::Wait("the group's members are not known yet".to_owned());
     };
     let foreign: Vec<_> = group.members.iter().map(|m| m.client_id.clone()).filter(|id| !ours(id)).collect();
@@ -178,7 +185,140 @@ pub fn is_pod_of(name: &str, client_id: &str) -> bool {
         .is_some_and(|(hash, own)| word(hash) && (5..=10).contains(&hash.len()) && word(own) && own.len() == 5)
 }
 
-/// Members that are not of this consumer's pods.
-pub fn foreign_members(group: &Group, name: &str) -> Vec<String> {
-    group.members.iter().map(|m| m.client_id.clone()).filter(|id| !is_pod_of(name, id)).collect()
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use sluice_planner::snapshot::{Group, Member, Partition};
+
+    use super::*;
+
+    const START: i64 = 100;
+    const END: i64 = 200;
+
+    fn reading(committed: &[Committed]) -> Reading {
+        let partition = |(number, committed): (usize, &Committed)| Partition {
+            id: TopicPartition { topic: "orders".into(), partition: number as i32 },
+            start: Some(START),
+            end: Some(END),
+            end_at: 0,
+            committed: *committed,
+            committed_at: 0,
+            report: None,
+        };
+        Reading {
+            snapshot: Some(Arc::new(Snapshot {
+                at: 10_000,
+                partitions: committed.iter().enumerate().map(partition).collect(),
+                group: Some(Group { at: 10_000, state: GroupState::Empty, members: Vec::new() }),
+            })),
+            cluster_id: Some("c".into()),
+            topic_ids: BTreeMap::from([("orders".into(), "id".into())]),
+            ..Reading::default()
+        }
+    }
+
+    fn change(reading: &mut Reading, change: impl FnOnce(&mut Snapshot)) {
+        change(Arc::make_mut(reading.snapshot.as_mut().unwrap()));
+    }
+
+    fn parked(cluster: &str, id: &str, offsets: &[i64]) -> ParkedOffsets {
+        let topic = ParkedTopic { name: "orders".into(), id: id.into(), offsets: offsets.to_vec() };
+        ParkedOffsets { cluster_id: cluster.into(), topics: vec![topic] }
+    }
+
+    fn before(reading: &Reading, parked: Option<&ParkedOffsets>, from: StartFrom) -> Before {
+        before_first_pod(reading, parked, from, false, |id| is_pod_of("orders", id))
+    }
+
+    fn offsets(before: Before) -> Vec<i64> {
+        match before {
+            Before::Go => Vec::new(),
+            Before::Commit(commit) => commit.offsets.into_iter().map(|(_, offset)| offset).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_group_begins_where_the_spec_says_and_partitions_added_later_at_their_first_record() {
+        use Committed::{At, None as Nothing};
+        for (committed, kept, from, expected) in [
+            (vec![Nothing, Nothing], None, StartFrom::Earliest, vec![START, START]),
+            (vec![Nothing, Nothing], None, StartFrom::Latest, vec![END, END]),
+            (vec![At(150), Nothing], None, StartFrom::Latest, vec![START]),
+            (vec![At(150), At(160)], None, StartFrom::Latest, vec![]),
+            // Expired on the broker while no pod ran: as they were kept.
+            (vec![Nothing, Nothing], Some(parked("c", "id", &[150, 160])), StartFrom::Latest, vec![150, 160]),
+            (vec![At(150), Nothing], Some(parked("c", "id", &[150, 160])), StartFrom::Latest, vec![160]),
+            // A third partition came while no pod ran.
+            (
+                vec![Nothing, Nothing, Nothing],
+                Some(parked("c", "id", &[150, 160])),
+                StartFrom::Latest,
+                vec![150, 160, START],
+            ),
+            // Another cluster, or a topic that was made anew: what was kept means nothing.
+            (vec![Nothing, Nothing], Some(parked("other", "id", &[150, 160])), StartFrom::Latest, vec![END, END]),
+            (vec![Nothing, Nothing], Some(parked("c", "old", &[150, 160])), StartFrom::Earliest, vec![START, START]),
+        ] {
+            let found = offsets(before(&reading(&committed), kept.as_ref(), from));
+            assert_eq!(found, expected, "{committed:?} {kept:?} {from:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_committed_and_no_pod_starts_on_what_is_not_known() {
+        type Change = fn(&mut Reading);
+        let rows: [(&str, Change); 7] = [
+            ("no reading", |r| *r = Reading::default()),
+            ("a broker is away", |r| r.trouble = Some(crate::group::Trouble { reason: "x", message: "away".into() })),
+            ("members not read", |r| change(r, |s| s.group = None)),
+            ("members of a while ago", |r| change(r, |s| s.group.as_mut().unwrap().at = 1_000)),
+            ("group on the move", |r| change(r, |s| s.group.as_mut().unwrap().state = GroupState::Rebalancing)),
+            ("a committed offset", |r| change(r, |s| s.partitions[0].committed = Committed::Unknown)),
+            ("an end", |r| change(r, |s| s.partitions[0].end = None)),
+        ];
+        for (what, change) in rows {
+            let mut reading = reading(&[Committed::None, Committed::None]);
+            change(&mut reading);
+            assert!(matches!(before(&reading, None, StartFrom::Latest), Before::Wait(_)), "{what}");
+        }
+    }
+
+    #[test]
+    fn members_of_others_are_a_conflict_and_our_own_are_not() {
+        let mut reading = reading(&[Committed::None]);
+        let member = |id: &str| Member { client_id: id.into(), partitions: Vec::new() };
+        let members = vec![member("orders-7d9c4b5f6-x2x2x"), member("rdkafka")];
+        change(&mut reading, |s| s.group.as_mut().unwrap().members = members);
+        assert_eq!(before(&reading, None, StartFrom::Latest), Before::Foreign(vec!["rdkafka".into()]));
+        let over = before_first_pod(&reading, None, StartFrom::Latest, true, |_| false);
+        assert_eq!(over, Before::Go, "what members have committed is left to them");
+        for (id, ours) in [
+            ("orders-7d9c4b5f6-x2x2x", true),
+            ("orders-eu-7d9c4b5f6-x2x2x", false),
+            ("orders", false),
+            ("orders-x2x2x", false),
+            ("rdkafka", false),
+        ] {
+            assert_eq!(is_pod_of("orders", id), ours, "{id}");
+        }
+    }
+
+    #[test]
+    fn offsets_are_kept_while_no_pod_runs_and_what_expires_meanwhile_stays_kept() {
+        use Committed::{At, None as Nothing, Unknown};
+        let full = parked("c", "id", &[150, 160]);
+        let both = reading(&[At(150), At(160)]);
+        assert_eq!(keep(None, &both, 0, 0), Some(full.clone()));
+        assert_eq!(keep(Some(full.clone()), &reading(&[At(150), Nothing]), 0, 0), Some(full.clone()));
+        assert_eq!(keep(Some(full.clone()), &reading(&[Unknown, Unknown]), 0, 0), Some(full.clone()));
+        // Somebody moved the offsets by hand.
+        assert_eq!(keep(Some(full.clone()), &reading(&[At(1), At(2)]), 0, 0), Some(parked("c", "id", &[1, 2])));
+        // Until the first pod has joined they may still be needed; then they are out of date.
+        assert_eq!(keep(Some(full.clone()), &both, 1, 0), Some(full.clone()));
+        assert_eq!(keep(Some(full), &both, 1, 1), None);
+        // A group without any offset has nothing to keep.
+        assert_eq!(keep(None, &reading(&[Nothing, Nothing]), 0, 0), None);
+    }
 }

@@ -115,7 +115,7 @@ fn in_whose_words(v: &Validated, planned: &mut Planned, pods: i32) {
         Replicas::Fixed(asked) => (reason::MANUAL, format!("spec.replicas asks for {asked} pods")),
         Replicas::Suspended => (reason::SUSPENDED, "spec.suspend is true".to_owned()),
     };
-    planned.reason = reason.to_owned();
+    reason.clone_into(&mut planned.reason);
     planned.message = message;
     planned.replicas = pods;
 }

@@ -136,7 +136,7 @@ fn refused(error: &kube::Error) -> bool {
 }
 
 fn missing(look: u32, why: &str) {
-    if look % SAY == 0 {
+    if look.is_multiple_of(SAY) {
         tracing::warn!(why, "waiting for {DEFINITION}: install the chart sluice-crds");
     }
 }

@@ -242,7 +242,7 @@ mod tests {
         .unwrap()
     }
 
-    fn pod(name: &str, status: serde_json::Value) -> Pod {
+    fn pod(name: &str, status: &serde_json::Value) -> Pod {
         serde_json::from_value(json!({ "metadata": { "name": name }, "status": status })).unwrap()
     }
 
@@ -291,7 +291,7 @@ mod tests {
             (running, reason::NOT_READY, "does not become ready"),
             (secret, reason::NOT_READY, "secret \"x\" not found"),
         ] {
-            let pod = pod("orders-1", status);
+            let pod = pod("orders-1", &status);
             let verdict = pods(1, Some(&deployment(1, 0)), &[&pod], now());
             assert_eq!((verdict.status, verdict.reason.as_str()), (Some(false), expected));
             assert!(
@@ -316,7 +316,7 @@ mod tests {
     fn a_pod_that_is_only_starting_is_in_nobodys_way() {
         let starting = pod(
             "a",
-            container(&json!({ "restartCount": 0, "state": { "running": { "startedAt": "2026-01-01T00:09:50Z" } } })),
+            &container(&json!({ "restartCount": 0, "state": { "running": { "startedAt": "2026-01-01T00:09:50Z" } } })),
         );
         let verdict = pods(1, Some(&deployment(1, 0)), &[&starting], now());
         assert_eq!((verdict.reason.as_str(), verdict.message.as_str()), (reason::PROGRESSING, "0 of 1 pods ready"));

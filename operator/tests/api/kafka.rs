@@ -45,6 +45,9 @@ impl FakeKafka {
         self.set(|reading| {
             let mut snapshot = reading.snapshot.as_deref().unwrap().clone();
             change(&mut snapshot);
+            if let Some(group) = &mut snapshot.group {
+                group.at = snapshot.at;
+            }
             reading.snapshot = Some(Arc::new(snapshot));
         });
     }
