@@ -39,13 +39,15 @@ impl Lab {
     pub fn up(progress: &mut Progress) -> Result<Self> {
         prerequisites::ensure(progress)?;
         let folders = Folders::from_env()?;
-        let _alone = folders.lock(progress)?;
+        let alone = folders.lock(progress)?;
         build::parts(&folders, progress)?;
         let lab = Self::open(folders);
         if !lab.is_up() {
             remnants::remove(&lab.folders)?;
             lab.start(progress)?;
         }
+        // Cargo has a lock of its own, and may hold it long.
+        drop(alone);
         let binaries = Binaries::build(progress)?;
         lab.load_images(&binaries, progress)?;
         progress.step("the lab is up");
