@@ -21,7 +21,10 @@ const EVERY: Duration = Duration::from_secs(1);
 /// The pause when nothing moves: it keeps the offsets from expiring, and shows that the pod is there.
 const IDLE_EVERY: Duration = Duration::from_secs(30);
 /// A commit that has not been answered for this long is given up; the next one says the same and more.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
+///
+/// Short, since librdkafka does not always answer a commit that a rebalance overtook: with 30 s here, twelve pods that had
+/// just shared out a topic committed nothing for 30 s.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(2);
 /// Tries of the last commit of a partition.
 const LAST_TRIES: u32 = 3;
 
@@ -71,9 +74,15 @@ impl State {
         }
     }
 
+    /// A rebalance came between: an answer to what was under way may never come.
+    pub(super) fn commit_anew(&mut self) {
+        self.commit.under_way = None;
+    }
+
     /// Commits these partitions for the last time, and waits for it.
     pub(super) fn commit_now(&mut self, consumer: &BaseConsumer<Context>, which: impl Fn(&Partition) -> bool) {
         self.follow_position(consumer);
+        self.commit_anew();
         for _ in 0..LAST_TRIES {
             let list = self.list(Instant::now(), &which);
             if list.count() == 0 {

@@ -48,6 +48,7 @@ impl State {
             _ => consumer.assign(&assignment),
         };
         self.check(result, "assign");
+        self.commit_anew();
         self.rebalance_pause += began.elapsed();
         self.say("partitions came", &names, began.elapsed());
     }
