@@ -2,7 +2,7 @@
 //!
 //! [`stage`] is where it plays (the lab, or a cluster of the user's own), [`play`] the acts, [`scene`] what is known of
 //! them at a moment; [`screen`] and [`lines`] show it to a terminal and to a pipe; [`picture`] draws it afterwards, and
-//! [`targets`] says whether what was promised was kept. Load, evidence and recording come from the lab's other parts.
+//! [`mod@targets`] says whether what was promised was kept. Load, evidence and recording come from the lab's other parts.
 
 pub mod cli;
 mod interrupt;

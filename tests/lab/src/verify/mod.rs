@@ -2,7 +2,7 @@
 //!
 //! Evidence of handling is what the pods print: the stock `log` handler writes one line for each batch ([`evidence`]). A
 //! [`Collector`] follows those lines while the pods run, from the node's log files ([`files`]) or through the API server
-//! ([`api`]). What was produced is read back from the topic itself ([`topic`]). [`compare`] holds both against each other
+//! ([`api`]). What was produced is read back from the topic itself ([`topic`]). [`mod@compare`] holds both against each other
 //! and finds what was lost, handled twice or out of order, and how long it took: pure, without I/O.
 
 pub mod api;
