@@ -37,6 +37,8 @@ pub struct Capacity {
     believed: Option<f64>,
     /// The believed rate as it is remembered, so that noise is not written.
     remembered: Option<f64>,
+    /// The concurrency that the reports speak of.
+    concurrency: f64,
     /// Of the pods that report: mean usable slots, mean busy fraction, share of full batches, slowest call.
     usable: Option<f64>,
     busy: Option<f64>,
@@ -132,6 +134,16 @@ impl Capacity {
         (self.remembered.map(|rate| (rate * 10.0).round() / 10.0), self.remembered.map(|_| self.revision as i64))
     }
 
+    /// Says which concurrency the reports speak of.
+    pub(crate) fn speaks_of(&mut self, knobs: Knobs) {
+        self.concurrency = f64::from(knobs.concurrency);
+    }
+
+    /// Goes back to a rate that was measured before a change that is taken back.
+    pub(crate) fn believe(&mut self, slot_rate: f64) {
+        self.believed = Some(slot_rate);
+    }
+
     /// Whether the rate was measured at these knobs, and not at those before them.
     pub(crate) fn is_measured_at(&self, revision: u64) -> bool {
         self.revision >= revision && self.seconds >= ENOUGH
@@ -167,8 +179,11 @@ impl Capacity {
         let concurrency = f64::from(knobs.concurrency.max(1));
         let slots = match ordering {
             Ordering::Partition => concurrency.min(f64::from(partitions.max(1))),
-            // Few or hot keys use fewer slots than there are.
-            Ordering::Key => self.usable.map_or(concurrency, |usable| concurrency.min(usable.max(1.0))),
+            // Few or hot keys use fewer slots than there are; where all were used, more could be.
+            Ordering::Key => match self.usable.filter(|usable| *usable < self.concurrency - 0.5) {
+                Some(usable) => concurrency.min(usable.max(1.0)),
+                None => concurrency,
+            },
         };
         self.believed.unwrap_or(FIRST_GUESS) * slots
     }

@@ -132,14 +132,33 @@ impl History {
     fn arrivals_before_newest(&self, span: Millis) -> Option<f64> {
         let newest = self.totals.back()?;
         let to = *self.totals.iter().rev().find(|t| t.at <= newest.at - 700)?;
-        let from = *self.totals.iter().find(|t| t.at >= (to.at - span).max(self.jump.restart()))?;
+        let from = self.before(to.at - span)?;
         rate(from, to, |t| t.end)
+    }
+
+    /// The last sums before a moment, so that a gap in the readings is part of the mean and not cut out of it; no older
+    /// than the last jump, and the oldest where the readings do not reach so far.
+    fn before(&self, at: Millis) -> Option<Total> {
+        let restart = self.jump.restart();
+        let mut found = None;
+        for total in self.totals.iter().filter(|t| t.at >= restart) {
+            if found.is_some() && total.at > at {
+                break;
+            }
+            found = Some(*total);
+        }
+        found
+    }
+
+    /// How far the readings reach back, milliseconds.
+    pub fn reach(&self, now: Millis) -> Millis {
+        self.totals.front().map_or(0, |t| now - t.at)
     }
 
     /// Mean arrivals over the last `span` (or since the last jump), records a second.
     pub fn arrivals(&self, span: Millis) -> Option<f64> {
         let newest = *self.totals.back()?;
-        let from = *self.totals.iter().find(|t| t.at >= (newest.at - span).max(self.jump.restart()))?;
+        let from = self.before(newest.at - span)?;
         rate(from, newest, |t| t.end)
     }
 
@@ -244,8 +263,15 @@ impl Track {
     }
 
     fn arrived_since(&self, from: Millis) -> f64 {
-        let Some(&(_, newest)) = self.ends.back() else { return 0.0 };
-        self.ends.iter().find(|&&(when, _)| when >= from).map_or(0.0, |&(_, end)| (newest - end) as f64)
+        let (Some(&(_, newest)), Some(&(_, oldest))) = (self.ends.back(), self.ends.front()) else { return 0.0 };
+        let after = self.ends.iter().position(|&(when, _)| when >= from).unwrap_or(self.ends.len());
+        if after == 0 || after == self.ends.len() {
+            return if after == 0 { (newest - oldest) as f64 } else { 0.0 };
+        }
+        // Between two readings the end moved evenly: one that was away for a while has its share of that while.
+        let ((t0, e0), (t1, e1)) = (self.ends[after - 1], self.ends[after]);
+        let share = (from - t0) as f64 / (t1 - t0).max(1) as f64;
+        newest as f64 - (e0 as f64 + (e1 - e0) as f64 * share)
     }
 
     /// Seconds since the end passed the first offset that is not done.

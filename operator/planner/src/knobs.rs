@@ -26,6 +26,7 @@ pub struct Tried {
     /// What the fullest pod could do before, and how many partitions it had.
     capacity: f64,
     each: u32,
+    slot_rate: f64,
     at: Millis,
     /// It gained nothing and was taken back.
     failed: bool,
@@ -85,6 +86,7 @@ pub(crate) fn next(
     if let Some(concurrency) = more_concurrency(spec, history, current, pressure, now) {
         history.tried = Some(Tried {
             from: current.concurrency,
+            slot_rate: history.capacity.slot_rate().unwrap_or(0.0),
             capacity: pressure.capacity,
             each: pressure.each,
             at: now,
@@ -138,6 +140,10 @@ fn judge(spec: &Spec, history: &mut History, current: Knobs, revision: u64) -> O
         None
     } else {
         history.tried = Some(Tried { failed: true, ..tried });
+        if tried.slot_rate > 0.0 {
+            // Slots that wait for each other say nothing of what one can do alone.
+            history.capacity.believe(tried.slot_rate);
+        }
         Some(Knobs { concurrency: tried.from, ..current })
     }
 }

@@ -1,6 +1,9 @@
 //! One decision: what is needed, what the bounds allow, and whether now is the time.
 
-use sluice_crds::{kafkaconsumer::Ordering, tuning::Knobs};
+use sluice_crds::{
+    kafkaconsumer::Ordering,
+    tuning::{Knobs, Tuning},
+};
 
 use crate::{
     count::{self, Needed},
@@ -41,9 +44,7 @@ pub fn plan(spec: &Spec, history: &mut History, observed: &Observed, snapshot: &
         return hold_unknown(observed, snapshot, partitions);
     };
     learn_start(history, observed, now);
-    if observed.ready == 0 || history.capacity.is_in_force(observed.tuning.revision) || history.in_force.is_none() {
-        history.in_force = Some(observed.tuning.knobs);
-    }
+    learn_knobs(history, observed);
     let situation = Situation { spec, observed, snapshot, seen: &seen, partitions, now };
     situation.decide(history)
 }
@@ -201,7 +202,10 @@ impl Situation<'_> {
             demand: seen.rates_known.then_some(demand),
             capacity: measured.then_some(capacity),
         };
-        let message = self.sentence(reason, replicas, &numbers, measured);
+        let mut message = self.sentence(reason, replicas, &numbers, measured);
+        if replicas < asked && !self.is_settled() && reason != Reason::Bounds {
+            message.push_str("; the group has not settled for a minute, which is no longer waited for");
+        }
         Decision {
             replicas,
             knobs,
@@ -224,15 +228,25 @@ impl Situation<'_> {
     }
 
     fn needed_with(&self, history: &History, knobs: Knobs, rate: f64, share: f64, backlog: bool) -> Needed {
+        let start = history.start_seconds.unwrap_or(FIRST_START);
+        // Pods that were asked for a while ago will not take their whole start from now on; further ones will.
+        let waited = history.waiting.map_or(0.0, |(_, since)| (self.now - since) as f64 / 1e3);
+        let needed = self.needed_after(history, knobs, rate, share, backlog.then_some((start - waited).max(0.0)));
+        if backlog && needed.pods > self.observed.asked_for {
+            self.needed_after(history, knobs, rate, share, Some(start))
+        } else {
+            needed
+        }
+    }
+
+    /// The same; with a backlog if missing pods take so many seconds to start.
+    fn needed_after(&self, history: &History, knobs: Knobs, rate: f64, share: f64, start: Option<f64>) -> Needed {
         let ordering = self.spec.ordering;
         let capacity = |each: u32| history.capacity.of_pod(knobs, ordering, each);
-        let start = history.start_seconds.unwrap_or(FIRST_START);
-        // Pods that were asked for a while ago will not take their whole start from now on.
-        let waited = history.waiting.map_or(0.0, |(_, since)| (self.now - since) as f64 / 1e3);
         let ready = self.observed.ready.min(self.partitions);
         let doing = if ready == 0 { 0.0 } else { f64::from(ready) * capacity(self.partitions.div_ceil(ready)) };
         // What will have gathered when the missing pods have started.
-        let gathering = if backlog { (rate - doing).max(0.0) * (start - waited).max(0.0) } else { 0.0 };
+        let gathering = (rate - doing).max(0.0) * start.unwrap_or(0.0);
         let alone = capacity(1);
         let needs: Vec<f64> = self
             .seen
@@ -240,10 +254,13 @@ impl Situation<'_> {
             .iter()
             .zip(&self.seen.backlogs)
             .map(|(of_rate, of_backlog)| {
-                let drain = if backlog { (of_backlog + gathering * of_rate) / self.spec.drain_within } else { 0.0 };
                 let arrives = rate * of_rate;
+                if start.is_none() {
+                    return arrives;
+                }
                 // A pod of its own is the most that can be done for a partition's backlog.
-                if backlog { (arrives + drain).min(alone.max(arrives)) } else { arrives }
+                let drain = (of_backlog + gathering * of_rate) / self.spec.drain_within;
+                (arrives + drain).min(alone.max(arrives))
             })
             .collect();
         count::needed(&needs, |each| capacity(each) * share)
@@ -267,8 +284,10 @@ impl Situation<'_> {
     }
 
     /// Later than `maxBehind`; a backlog older than the readings is.
-    fn is_late(&self) -> bool {
-        self.seen.behind.map_or(self.seen.backlog > 0.0, |behind| behind > self.spec.max_behind)
+    fn is_late(&self, history: &History) -> bool {
+        let older_than_readings =
+            || self.seen.backlog > 0.0 && history.reach(self.now) as f64 / 1e3 > self.spec.max_behind;
+        self.seen.behind.map_or_else(older_than_readings, |behind| behind > self.spec.max_behind)
     }
 
     fn from_zero(&self, wanted: u32, suspected: bool) -> (u32, Reason) {
@@ -293,7 +312,7 @@ impl Situation<'_> {
         knobs_moved: bool,
     ) -> (u32, Reason) {
         let asked = self.observed.asked_for;
-        let late = self.is_late();
+        let late = self.is_late(history);
         if suspected {
             return (asked, Reason::JumpSuspected);
         }
@@ -470,6 +489,24 @@ fn hold_unknown(observed: &Observed, snapshot: &Snapshot, partitions: u32) -> De
         numbers: Numbers::default(),
         limit: None,
         wants_group: false,
+    }
+}
+
+/// Learns which knobs the pods run with. More concurrency is believed in when it was measured, less at once.
+fn learn_knobs(history: &mut History, observed: &Observed) {
+    let Tuning { revision, knobs, .. } = observed.tuning;
+    let in_force = history.capacity.is_in_force(revision);
+    let believed = match history.in_force {
+        None => true,
+        Some(_) if observed.ready == 0 => true,
+        Some(old) if knobs.concurrency > old.concurrency => in_force && history.capacity.is_measured_at(revision),
+        Some(_) => in_force,
+    };
+    if believed {
+        history.in_force = Some(knobs);
+    }
+    if in_force {
+        history.capacity.speaks_of(knobs);
     }
 }
 

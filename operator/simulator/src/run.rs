@@ -45,6 +45,8 @@ pub struct Scenario {
     pub outages: Vec<(i64, i64, Outage)>,
     /// When which partition's next record begins to fail.
     pub block: Option<(i64, usize)>,
+    /// Records a second of one slot that are remembered from before.
+    pub remembered: Option<f64>,
     /// When the operator is restarted: only what it remembers is left.
     pub restarts: Vec<i64>,
 }
@@ -136,6 +138,7 @@ impl Scenario {
             delay: 50,
             outages: Vec::new(),
             block: None,
+            remembered: None,
             restarts: Vec::new(),
         }
     }
@@ -190,7 +193,7 @@ impl Outcome {
 pub fn run(scenario: &Scenario) -> Outcome {
     let mut world = World::new(EPOCH, &scenario.shares, scenario.pods, Tuning::new(1, scenario.knobs));
     let mut trace = scenario.trace.play();
-    let mut history = History::restore(&PlannerMemory::default());
+    let mut history = History::restore(&PlannerMemory { slot_rate: scenario.remembered, ..PlannerMemory::default() });
     let mut outcome = Outcome::default();
     let (mut read, mut reading) = (None, None);
     let mut acts: Vec<(i64, u32)> = Vec::new();

@@ -1,0 +1,452 @@
+//! The planner's promises, over its public face alone: a table of situations, and properties over random ones.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use sluice_crds::{
+    KafkaConsumerSpec,
+    kafkaconsumer::{Ordering, status::PlannerMemory},
+    report::ProgressReport,
+    tuning::{Knobs, Tuning},
+};
+use sluice_planner::{
+    Decision, History, Limit, Observed, Reason, Snapshot, Spec, plan,
+    snapshot::{Committed, Group, GroupState, Partition, TopicPartition},
+};
+
+const BEGIN: i64 = 1_790_000_000_000;
+const PINNED: Knobs = Knobs { batch_size: 500, concurrency: 1 };
+
+fn spec() -> Spec {
+    Spec {
+        min_replicas: 1,
+        max_replicas: None,
+        max_behind: 10.0,
+        drain_within: 60.0,
+        target: 0.8,
+        scale_down_after: 30.0,
+        lowest: PINNED,
+        highest: PINNED,
+        latency_target: None,
+        ordering: Ordering::Partition,
+    }
+}
+
+/// A consumer whose readings are made up, one a second.
+#[derive(Clone)]
+struct Feed {
+    spec: Spec,
+    history: History,
+    ends: Vec<i64>,
+    now: i64,
+    asked_for: u32,
+    ready: u32,
+}
+
+impl Feed {
+    /// With the capacity of 500 a second measured before.
+    fn of(partitions: usize, pods: u32) -> Self {
+        let memory = PlannerMemory { slot_rate: Some(500.0), ..PlannerMemory::default() };
+        Self {
+            spec: spec(),
+            history: History::restore(&memory),
+            ends: vec![1_000_000; partitions],
+            now: BEGIN,
+            asked_for: pods,
+            ready: pods,
+        }
+    }
+
+    fn unmeasured(partitions: usize, pods: u32) -> Self {
+        Self { history: History::default(), ..Self::of(partitions, pods) }
+    }
+
+    fn snapshot(&self, lag: i64) -> Snapshot {
+        let topic: Arc<str> = "orders".into();
+        let partitions = (0..).zip(&self.ends).map(|(partition, &end)| Partition {
+            id: TopicPartition { topic: Arc::clone(&topic), partition },
+            start: Some(0),
+            end: Some(end),
+            end_at: self.now,
+            committed: Committed::At(end - lag),
+            committed_at: self.now,
+            report: None,
+        });
+        Snapshot { at: self.now, partitions: partitions.collect(), group: None }
+    }
+
+    fn ask(&mut self, snapshot: &Snapshot) -> Decision {
+        let observed = Observed { asked_for: self.asked_for, ready: self.ready, tuning: Tuning::new(1, PINNED) };
+        plan(&self.spec, &mut self.history, &observed, snapshot, self.now)
+    }
+
+    /// A second in which this many records arrive in each partition, of which `lag` are not done.
+    fn second(&mut self, each: i64, lag: i64) -> Decision {
+        self.now += 1_000;
+        self.ends.iter_mut().for_each(|end| *end += each);
+        let snapshot = self.snapshot(lag);
+        self.ask(&snapshot)
+    }
+
+    fn seconds(&mut self, seconds: u32, each: i64, lag: i64) -> Decision {
+        (1..seconds).for_each(|_| drop(self.second(each, lag)));
+        self.second(each, lag)
+    }
+}
+
+#[test]
+fn as_many_pods_as_the_load_needs_at_its_target() {
+    // (partitions, records a second in each, pods that run) → pods
+    for (partitions, each, pods, expected) in [
+        (12, 25, 1, 1),
+        (12, 158, 1, 6),
+        (12, 158, 6, 6),
+        (12, 300, 1, 12),
+        (1, 5_000, 1, 1),
+        (5, 1_000, 1, 5),
+        (24, 500, 22, 24),
+        (64, 500, 63, 64),
+        (12, 250, 6, 12),
+    ] {
+        let decision = Feed::of(partitions, pods).seconds(70, each, 0);
+        assert_eq!(decision.replicas, expected, "{partitions} × {each}/s on {pods}: {decision:?}");
+    }
+}
+
+#[test]
+fn noise_around_the_target_moves_nothing() {
+    // Six pods of 500: 2,400/s is the target; the band goes to 2,640.
+    for (each, expected) in [(200, 6), (215, 6), (225, 12)] {
+        assert_eq!(Feed::of(12, 6).seconds(70, each, 0).replicas, expected, "{each}/s a partition");
+    }
+}
+
+#[test]
+fn records_in_flight_are_no_backlog() {
+    let decision = Feed::of(12, 6).seconds(70, 158, 250);
+    assert_eq!((decision.replicas, decision.reason), (6, Reason::Steady), "{decision:?}");
+    assert_eq!(decision.numbers.backlog, Some(0));
+}
+
+#[test]
+fn a_backlog_is_drained_within_its_time() {
+    // 120,000 records in 60 s beside 300/s need 2,300/s, of whole pods of 500.
+    let decision = Feed::of(12, 1).seconds(20, 25, 10_000);
+    assert_eq!(decision.replicas, 6, "{decision:?}");
+    assert!(matches!(decision.reason, Reason::Backlog | Reason::ArrivalsUp), "{decision:?}");
+    assert!((decision.numbers.demand.unwrap() - 2_290.0).abs() < 30.0, "{decision:?}");
+}
+
+#[test]
+fn what_was_chosen_for_a_backlog_is_kept_until_it_is_gone() {
+    let mut feed = Feed::of(12, 1);
+    assert_eq!(feed.seconds(40, 25, 10_000).replicas, 6);
+    (feed.asked_for, feed.ready) = (6, 6);
+    for lag in [8_000, 4_000, 2_000, 500, 150] {
+        let decision = feed.seconds(15, 25, lag);
+        assert_eq!((decision.replicas, decision.reason), (6, Reason::Draining), "{lag} left: {decision:?}");
+    }
+    // The window is for arrivals: pods that only a backlog asked for go when it is gone.
+    assert_eq!(feed.seconds(3, 25, 20).replicas, 1);
+}
+
+#[test]
+fn a_jump_waits_for_its_second_interval_and_then_is_met_at_once() {
+    let mut feed = Feed::of(12, 1);
+    feed.seconds(60, 25, 25);
+    let first = feed.second(300, 260);
+    assert_eq!((first.replicas, first.reason), (1, Reason::JumpSuspected), "{first:?}");
+    let second = feed.second(300, 520);
+    assert_eq!(second.replicas, 12, "{second:?}");
+}
+
+#[test]
+fn one_odd_second_changes_nothing() {
+    let mut feed = Feed::of(12, 1);
+    feed.seconds(60, 25, 0);
+    assert_eq!(feed.second(70, 20).replicas, 1);
+    assert_eq!(feed.seconds(10, 25, 0).replicas, 1);
+}
+
+#[test]
+fn bounds_hold_and_are_named() {
+    // (min, max, partitions, records a second in each, pods) → (pods, limit)
+    for (min, max, partitions, each, pods, expected, limit) in [
+        (1, Some(11), 12, 300, 1, 6, Some(Limit::MaxReplicas)),
+        (1, Some(4), 12, 300, 4, 4, Some(Limit::MaxReplicas)),
+        (3, None, 12, 10, 3, 3, Some(Limit::MinReplicas)),
+        (20, None, 12, 10, 12, 12, Some(Limit::Partitions)),
+        (1, None, 12, 900, 12, 12, Some(Limit::Partitions)),
+        (1, None, 12, 10, 15, 12, None),
+        (2, None, 12, 10, 0, 2, Some(Limit::MinReplicas)),
+        (1, Some(4), 12, 10, 9, 4, None),
+    ] {
+        let mut feed = Feed::of(partitions, pods);
+        (feed.spec.min_replicas, feed.spec.max_replicas) = (min, max);
+        let decision = feed.seconds(20, each, 0);
+        let case = format!("{min}..{max:?} of {partitions}, {each}/s each on {pods}: {decision:?}");
+        assert_eq!(decision.replicas, expected, "{case}");
+        assert_eq!(decision.limit, limit, "{case}");
+    }
+}
+
+#[test]
+fn unknown_is_not_zero() {
+    type Break = fn(&mut Partition);
+    let breaks: [Break; 4] =
+        [|p| p.end = None, |p| p.start = None, |p| p.committed = Committed::Unknown, |p| p.end_at -= 60_000];
+    for (n, broken) in breaks.iter().enumerate() {
+        let mut feed = Feed::of(12, 6);
+        feed.spec.min_replicas = 0;
+        feed.seconds(100, 0, 0);
+        feed.now += 1_000;
+        let mut snapshot = feed.snapshot(0);
+        broken(&mut snapshot.partitions[7]);
+        let decision = feed.ask(&snapshot);
+        assert_eq!((decision.replicas, decision.reason), (6, Reason::LagUnknown), "{n}");
+        assert_eq!(decision.numbers.lag, None, "{n}");
+    }
+}
+
+#[test]
+fn an_old_reading_is_not_taken_for_now() {
+    let mut feed = Feed::of(12, 6);
+    feed.seconds(20, 158, 0);
+    let snapshot = feed.snapshot(0);
+    feed.now += 15_000;
+    assert_eq!(feed.ask(&snapshot).reason, Reason::LagUnknown);
+}
+
+#[test]
+fn a_topic_without_partitions_moves_nothing() {
+    let decision = Feed::of(0, 3).second(0, 0);
+    assert_eq!((decision.replicas, decision.reason), (3, Reason::LagUnknown));
+}
+
+#[test]
+fn to_zero_after_one_window_of_silence_and_back_with_the_first_record() {
+    let mut feed = Feed::of(12, 1);
+    feed.spec.min_replicas = 0;
+    feed.seconds(40, 10, 0);
+    assert_eq!(feed.seconds(28, 0, 0).replicas, 1);
+    let zero = feed.seconds(5, 0, 0);
+    assert_eq!((zero.replicas, zero.reason), (0, Reason::Idle), "{zero:?}");
+    (feed.asked_for, feed.ready) = (0, 0);
+    assert_eq!(feed.seconds(30, 0, 0).replicas, 0);
+    feed.now += 1_000;
+    feed.ends[3] += 1;
+    let mut snapshot = feed.snapshot(0);
+    snapshot.partitions[3].committed = Committed::At(feed.ends[3] - 1);
+    let wake = feed.ask(&snapshot);
+    assert_eq!((wake.replicas, wake.reason), (1, Reason::Wake), "{wake:?}");
+}
+
+#[test]
+fn a_lag_keeps_the_last_pod() {
+    let mut feed = Feed::of(12, 1);
+    feed.spec.min_replicas = 0;
+    assert_eq!(feed.seconds(200, 0, 1).replicas, 1);
+}
+
+#[test]
+fn pods_do_not_go_while_the_group_is_on_the_move_but_not_for_ever() {
+    let mut feed = Feed::of(12, 12);
+    feed.seconds(20, 300, 0);
+    let mut ask = |feed: &mut Feed, ready: u32| {
+        feed.now += 1_000;
+        feed.ends.iter_mut().for_each(|end| *end += 25);
+        feed.ready = ready;
+        let mut snapshot = feed.snapshot(0);
+        let state = if ready == 12 { GroupState::Stable } else { GroupState::Rebalancing };
+        snapshot.group = Some(Group { at: feed.now, state, members: Vec::new() });
+        feed.ask(&snapshot)
+    };
+    let held: Vec<_> = (0..50).map(|_| ask(&mut feed, 11)).collect();
+    assert!(held.iter().all(|d| d.replicas == 12), "{:?}", held.iter().map(|d| d.replicas).collect::<Vec<_>>());
+    assert_eq!((held[45].reason, held[45].wants_group), (Reason::GroupUnsettled, true));
+    let acts = (0..30).map(|_| ask(&mut feed, 11)).find(|d| d.replicas < 12).unwrap();
+    assert_eq!(acts.replicas, 1, "{acts:?}");
+    assert!(acts.message.contains("has not settled"), "{}", acts.message);
+}
+
+#[test]
+fn asking_for_more_does_not_wait_for_pods_that_start() {
+    let mut feed = Feed::of(12, 1);
+    feed.seconds(60, 25, 0);
+    feed.seconds(5, 158, 0);
+    (feed.asked_for, feed.ready) = (6, 1);
+    assert_eq!(feed.seconds(5, 300, 0).replicas, 12);
+}
+
+#[test]
+fn what_was_not_measured_is_said_to_be_a_guess() {
+    let mut feed = Feed::unmeasured(12, 0);
+    feed.spec.min_replicas = 0;
+    let decision = feed.second(0, 20_000);
+    assert_eq!(decision.numbers.capacity, None);
+    assert!(decision.replicas >= 1 && decision.replicas < 12, "few pods first: {decision:?}");
+    let mut feed = Feed::unmeasured(12, 1);
+    let decision = feed.seconds(20, 500, 0);
+    assert_eq!((decision.replicas, decision.reason), (1, Reason::Learning), "{decision:?}");
+}
+
+#[test]
+fn capacity_comes_from_the_counters_of_one_boot_at_the_newest_knobs() {
+    let report = |boot, handled, slot_seconds, revision, second: i64| ProgressReport {
+        version: 1,
+        pod: "a".into(),
+        boot,
+        at: BEGIN + second * 1_000,
+        pod_handled: handled,
+        slot_seconds,
+        usable_slots: 1.0,
+        busy: 0.9,
+        partitions: 12,
+        revision,
+        ..ProgressReport::default()
+    };
+    // (reports in turn) → the slot's rate
+    for (name, reports, expected) in [
+        ("one report says nothing", vec![report(1, 900, 3.0, 1, 0)], None),
+        ("two do", vec![report(1, 0, 0.0, 1, 0), report(1, 900, 3.0, 1, 1)], Some(300.0)),
+        ("too little evidence", vec![report(1, 0, 0.0, 1, 0), report(1, 9, 0.03, 1, 1)], None),
+        ("a restart between", vec![report(1, 5_000, 50.0, 1, 0), report(2, 6_000, 52.0, 1, 1)], None),
+        ("knobs between", vec![report(1, 0, 0.0, 1, 0), report(1, 900, 3.0, 2, 1)], None),
+        (
+            "only the newest knobs",
+            vec![
+                report(1, 0, 0.0, 1, 0),
+                report(1, 900, 3.0, 1, 1),
+                report(1, 900, 3.0, 2, 2),
+                report(1, 1_900, 5.0, 2, 3),
+            ],
+            Some(500.0),
+        ),
+    ] {
+        let mut feed = Feed::unmeasured(12, 1);
+        for report in reports {
+            feed.now += 1_000;
+            let mut snapshot = feed.snapshot(0);
+            let report = Arc::new(report);
+            snapshot.partitions.iter_mut().for_each(|p| p.report = Some(Arc::clone(&report)));
+            feed.ask(&snapshot);
+        }
+        assert_eq!(feed.history.memory().slot_rate, expected, "{name}");
+    }
+}
+
+#[test]
+fn what_is_remembered_comes_back_and_nonsense_does_not() {
+    let memory = Feed::of(1, 1).history.memory();
+    assert_eq!(memory.slot_rate, Some(500.0));
+    for nonsense in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        let memory = PlannerMemory { slot_rate: Some(nonsense), ..PlannerMemory::default() };
+        assert_eq!(History::restore(&memory).memory().slot_rate, None, "{nonsense}");
+    }
+}
+
+#[test]
+fn a_decision_that_is_not_carried_out_stays_the_same() {
+    // A dry run: the pods stay as they are, and the decision does not wander.
+    let mut feed = Feed::of(12, 1);
+    feed.seconds(30, 158, 0);
+    let all: Vec<_> = (0..300).map(|_| feed.second(158, 0).replicas).collect();
+    assert!(all.iter().all(|replicas| *replicas == 6), "{all:?}");
+}
+
+#[test]
+fn seconds_behind_are_read_off_the_ends() {
+    let mut feed = Feed::of(1, 1);
+    feed.seconds(60, 100, 0);
+    // 1,000 records at 100/s: the first of them arrived ten seconds ago.
+    let behind = feed.second(100, 1_000).numbers.behind.unwrap();
+    assert!((behind - 10.0).abs() < 0.1, "{behind}");
+    // Older than the readings: unknown, not zero and not a guess.
+    assert_eq!(Feed::of(1, 1).second(100, 1_000).numbers.behind, None);
+}
+
+#[test]
+fn a_spec_with_its_defaults_is_taken_over_as_it_is() {
+    let yaml = "kafka: {bootstrapServers: 'kafka:9092', topics: [orders]}\nhandler: {log: {}}";
+    let spec: KafkaConsumerSpec = serde_yaml::from_str(yaml).unwrap();
+    let taken = Spec::of(&spec);
+    assert_eq!((taken.min_replicas, taken.max_replicas), (1, None));
+    assert!((taken.target - 0.8).abs() < 1e-9 && (taken.drain_within - 60.0).abs() < 1e-9);
+    assert_eq!(taken.highest, Knobs { batch_size: 500, concurrency: 16 });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn never_beyond_the_bounds_and_never_down_on_unknown(
+        partitions in 1_usize..40,
+        pods in 0_u32..50,
+        min in 0_u32..50,
+        max in proptest::option::of(1_u32..50),
+        seconds in proptest::collection::vec((0_i64..800, 0_i64..20_000, 0_u8..10), 1..80),
+    ) {
+        let mut feed = Feed::of(partitions, pods);
+        (feed.spec.min_replicas, feed.spec.max_replicas) = (min.min(max.unwrap_or(min)), max);
+        let all = partitions as u32;
+        for (each, lag, broken) in seconds {
+            feed.now += 1_000;
+            feed.ends.iter_mut().for_each(|end| *end += each);
+            let mut snapshot = feed.snapshot(lag);
+            if broken == 0 {
+                snapshot.partitions[0].end = None;
+            }
+            let decision = feed.ask(&snapshot);
+            prop_assert!(decision.replicas <= all, "{decision:?}");
+            if broken == 0 {
+                prop_assert_eq!(decision.replicas, feed.asked_for.min(all));
+                prop_assert_eq!(decision.knobs, PINNED);
+            } else {
+                prop_assert!(decision.replicas <= max.unwrap_or(all), "{:?}", decision);
+                prop_assert!(decision.replicas >= feed.spec.min_replicas.min(all), "{:?}", decision);
+            }
+            (feed.asked_for, feed.ready) = (decision.replicas, decision.replicas);
+        }
+    }
+
+    #[test]
+    fn more_arrivals_never_ask_for_fewer_pods(
+        partitions in 1_usize..40, pods in 1_u32..40, less in 0_i64..700, more in 0_i64..700,
+    ) {
+        let pods = pods.min(partitions as u32);
+        let (less, more) = (less.min(more), less.max(more));
+        let answer = |each| Feed::of(partitions, pods).seconds(65, each, 0).replicas;
+        prop_assert!(answer(less) <= answer(more));
+    }
+
+    #[test]
+    fn more_lag_never_asks_for_fewer_pods(
+        partitions in 1_usize..40, each in 0_i64..700, less in 0_i64..50_000, more in 0_i64..50_000,
+    ) {
+        let (less, more) = (less.min(more), less.max(more));
+        let answer = |lag| Feed::of(partitions, 1).seconds(65, each, lag).replicas;
+        prop_assert!(answer(less) <= answer(more));
+    }
+
+    #[test]
+    fn the_same_history_gives_the_same_decision(
+        seconds in proptest::collection::vec((0_i64..800, 0_i64..5_000), 1..60),
+    ) {
+        let play = || {
+            let mut feed = Feed::of(12, 3);
+            seconds.iter().map(|&(each, lag)| feed.second(each, lag)).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(play(), play());
+    }
+
+    #[test]
+    fn asking_twice_answers_the_same(seconds in proptest::collection::vec((0_i64..800, 0_i64..5_000), 1..60)) {
+        let mut feed = Feed::of(12, 3);
+        for (each, lag) in seconds {
+            let decision = feed.second(each, lag);
+            let snapshot = feed.snapshot(lag);
+            let again = feed.ask(&snapshot);
+            prop_assert_eq!(decision, again);
+        }
+    }
+}
