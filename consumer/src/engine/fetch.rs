@@ -59,7 +59,8 @@ pub(super) fn run(
     consumer.set_nonempty_callback(move || for_events.wake());
     consumer.subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>()).map_err(Error::Client)?;
 
-    let mut thread = Thread { consumer, status, stop, said: HashMap::new(), member_at: None, topics, missing: None };
+    let mut thread =
+        Thread { consumer, status, stop, said: HashMap::new(), member_at: None, topics, missing: Some(Instant::now()) };
     let result = thread.work();
     if let Some(watcher) = watcher {
         watcher.abort();
@@ -79,7 +80,7 @@ struct Thread {
     said: HashMap<i32, Instant>,
     member_at: Option<Instant>,
     topics: Vec<String>,
-    /// A topic that does not exist was reported: when to look for it again.
+    /// A topic may not exist: when to look for it (again).
     missing: Option<Instant>,
 }
 
@@ -170,12 +171,16 @@ impl Thread {
 
     /// Asks for each topic alone; asking does not create it.
     fn is_topic_missing(&self) -> bool {
-        let missing = |topic: &String| {
+        let missing = |topic: &str| {
             let metadata = self.consumer.fetch_metadata(Some(topic), TOPIC_TIMEOUT).ok();
             let known = metadata.as_ref().and_then(|metadata| metadata.topics().first());
             known.is_none_or(|topic| topic.error().is_some() || topic.partitions().is_empty())
         };
-        self.topics.iter().any(missing)
+        let found = self.topics.iter().find(|topic| missing(topic));
+        if let Some(topic) = found {
+            tracing::warn!(topic, "the topic does not exist, or cannot be read; looking again, not ready until then");
+        }
+        found.is_some()
     }
 
     /// A member without partitions gets no callback under KIP-848, so the client is asked.
@@ -185,10 +190,12 @@ impl Thread {
         }
         self.member_at = Some(now);
         // A member that has nothing because its topic does not exist is not ready: a rollout must not go on with it.
-        if self.missing.is_some_and(|at| at <= now) {
+        // Under KIP-848 the client does not complain of it, so it is looked for once in any case.
+        let member = batch_queue::generation(&self.consumer).is_some();
+        if member && self.missing.is_some_and(|at| at <= now) {
             self.missing = self.is_topic_missing().then(|| now + LOOK_FOR_TOPIC_EVERY);
         }
-        let member = batch_queue::generation(&self.consumer).is_some() && self.missing.is_none();
+        let member = member && self.missing.is_none();
         if member != self.status.joined() {
             self.status.set_joined(member);
             tracing::info!(

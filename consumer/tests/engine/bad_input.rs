@@ -92,17 +92,18 @@ async fn a_committed_offset_above_the_log_stops_that_partition_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unknown_topic_is_not_ready_not_created_and_found_when_it_comes() {
-    let world = World::new(1);
-    let mut config = world.config();
-    config.kafka.topics = vec!["later".into()];
-    let book = Recorder::new("a");
-    let member = world.member("a", Protocol::Cooperative, config, None).start(Arc::new(book)).unwrap();
-    eventually("the client complains", || member.status().client_errors.get() > 0).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(!member.status().ready());
-    world.mock.create_topic("later", 2, 1).unwrap();
-    eventually("it is found", || member.status().partitions.get() == 2 && member.status().ready()).await;
-    stop(member).await;
+    for protocol in [Protocol::Cooperative, Protocol::Consumer] {
+        let world = World::new(1);
+        let mut config = world.config();
+        config.kafka.topics = vec!["later".into()];
+        let member = world.member("a", protocol, config, None).start(Arc::new(Recorder::new("a"))).unwrap();
+        // Longer than a group needs to form, as nothing tells that something does not happen.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert!(!member.status().ready() && member.status().partitions.get() == 0, "{protocol:?}");
+        world.mock.create_topic("later", 2, 1).unwrap();
+        eventually("it is found", || member.status().partitions.get() == 2 && member.status().ready()).await;
+        stop(member).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -90,7 +90,7 @@ async fn a_receiver_that_is_away_blocks_all_and_all_recovers() {
         world.send_many(400, 50);
         let mut config = world.config();
         config.ordering = ordering;
-        let member = world.member("a", Protocol::Cooperative, config, None).start(Arc::new(book.clone())).unwrap();
+        let member = world.member("a", Protocol::Consumer, config, None).start(Arc::new(book.clone())).unwrap();
         eventually("lanes are blocked", || member.status().blocked_lanes.get() >= 2).await;
         assert_eq!(book.done(), 0);
         healthy.store(true, SeqCst);
@@ -140,7 +140,7 @@ async fn records_behind_a_blocked_lane_are_bounded() {
     let mut config = world.config();
     config.ordering = Ordering::Partition;
     world.send_many(5_000, 10);
-    let member = world.member("a", Protocol::Cooperative, config, None).start(Arc::new(book.clone())).unwrap();
+    let member = world.member("a", Protocol::Consumer, config, None).start(Arc::new(book.clone())).unwrap();
     eventually("the lane is blocked", || member.status().blocked_lanes.get() == 1).await;
     // As long as ten fetches would take.
     tokio::time::sleep(Duration::from_millis(500)).await;

@@ -67,7 +67,7 @@ async fn with_rebalance_new_knobs_wait_for_one() {
     let mut config = world.config();
     config.apply_on = ApplyOn::Rebalance;
     let book = Recorder::new("a");
-    let a = world.member("a", Protocol::Cooperative, config, None).start(Arc::new(book.clone())).unwrap();
+    let a = world.member("a", Protocol::Consumer, config, None).start(Arc::new(book.clone())).unwrap();
     eventually("it has its partitions", || a.status().partitions.get() == 2).await;
     write(folder, "2", &knobs(2, 3, 5));
     // As long as four looks at the file would take.

@@ -17,7 +17,7 @@ async fn a_stop_finishes_what_is_in_work_and_leaves_the_rest_to_others() {
     let book = Recorder::new("a").with_delay(Duration::from_millis(500));
     world.send_many(200, 50);
     let member = world
-        .member("a", Protocol::Cooperative, world.config(), Some(Duration::from_hours(1)))
+        .member("a", Protocol::Consumer, world.config(), Some(Duration::from_hours(1)))
         .start(Arc::new(book.clone()))
         .unwrap();
     eventually("it is in work", || !book.log().is_empty()).await;
@@ -71,7 +71,7 @@ async fn what_outlasts_the_drain_is_cancelled_and_handled_again() {
     world.send_many(5, 5);
     let mut config = world.config();
     config.drain_timeout = Length::from_millis(300);
-    let mut member = world.member("a", Protocol::Cooperative, config, None).start(Arc::new(Hangs)).unwrap();
+    let mut member = world.member("a", Protocol::Consumer, config, None).start(Arc::new(Hangs)).unwrap();
     eventually("it is in work", || member.status().in_work.get() > 0).await;
     let since = Instant::now();
     member.stop();
@@ -87,7 +87,7 @@ async fn what_outlasts_the_drain_is_cancelled_and_handled_again() {
 async fn a_second_signal_cuts_the_drain_short() {
     let world = World::new(1);
     world.send_many(5, 5);
-    let mut member = world.member("a", Protocol::Cooperative, world.config(), None).start(Arc::new(Hangs)).unwrap();
+    let mut member = world.member("a", Protocol::Consumer, world.config(), None).start(Arc::new(Hangs)).unwrap();
     eventually("it is in work", || member.status().in_work.get() > 0).await;
     let since = Instant::now();
     member.stop();

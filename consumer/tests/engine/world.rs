@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
     time::{Duration, Instant},
@@ -49,6 +49,7 @@ pub struct World {
     pub mock: MockCluster<'static, DefaultProducerContext>,
     pub sender: Arc<Sender>,
     servers: String,
+    outsider: OnceLock<BaseConsumer>,
     pub tuning: tempfile::TempDir,
 }
 
@@ -83,7 +84,7 @@ impl World {
             .create()
             .unwrap();
         let sender = Arc::new(Sender { producer, produced: AtomicUsize::new(0) });
-        Self { mock, sender, servers, tuning: tempfile::tempdir().unwrap() }
+        Self { mock, sender, servers, outsider: OnceLock::new(), tuning: tempfile::tempdir().unwrap() }
     }
 
     /// Sends `count` records over `keys` keys.
@@ -156,13 +157,15 @@ impl World {
             .overrides(Overrides { properties, commit_every })
     }
 
-    /// A member of the cooperative group that runs.
+    /// A member that runs, under the protocol whose groups form at once (the mock holds a classic one back for 3 s).
     pub fn start(&self, pod: &str, handler: impl Handler) -> Running {
-        self.member(pod, Protocol::Cooperative, self.config(), None).start(Arc::new(handler)).unwrap()
+        self.member(pod, Protocol::Consumer, self.config(), None).start(Arc::new(handler)).unwrap()
     }
 
-    fn outsider(&self) -> BaseConsumer {
-        ClientConfig::new().set("bootstrap.servers", &self.servers).set("group.id", GROUP).create().unwrap()
+    /// A client that is no member: made once, since closing one takes a second.
+    fn outsider(&self) -> &BaseConsumer {
+        let create = || ClientConfig::new().set("bootstrap.servers", &self.servers).set("group.id", GROUP).create();
+        self.outsider.get_or_init(|| create().unwrap())
     }
 
     /// What the group has committed: offset and metadata of each partition that has some.
