@@ -5,13 +5,11 @@
 
 use std::{fmt::Debug, sync::Arc};
 
+use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::{
     NamespaceResourceScope,
-    api::{
-        apps::v1::Deployment,
-        core::v1::{ConfigMap, Pod},
-    },
+    api::{apps::v1::Deployment, core::v1::Pod},
     apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry,
 };
 use kube::{
@@ -30,6 +28,9 @@ use crate::{
     observe::{Children, is_owned},
     validate::Identity,
 };
+
+/// Pods that are annotated at once.
+const AT_ONCE: usize = 16;
 
 /// Why a write failed.
 #[derive(Debug, thiserror::Error)]
@@ -104,17 +105,13 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// When the API server does not take them.
-    pub async fn config_maps(&mut self, desired: &build::Children, seen: &Children) -> Result<(), Error> {
+    pub async fn config_maps(&mut self, desired: &build::Children, seen: &mut Children) -> Result<(), Error> {
         self.child(&desired.config, seen.config.as_ref(), |w| &mut w.config, "ConfigMap").await?;
         if let Some(written) = self.child(&desired.tuning, seen.tuning.as_ref(), |w| &mut w.tuning, "ConfigMap").await?
         {
-            let now = Instant::now();
             // A first file is there before the first pod: nobody has to wait for it.
-            self.writes.knobs_at = seen.tuning.is_some().then_some(now);
-            self.nudge(&written, seen).await;
-        } else if let Some(tuning) = &seen.tuning {
-            let tuning = Arc::clone(tuning);
-            self.nudge(&tuning, seen).await;
+            self.writes.knobs_at = seen.tuning.is_some().then(Instant::now);
+            seen.tuning = Some(written);
         }
         Ok(())
     }
@@ -211,30 +208,42 @@ impl Writer<'_> {
 
     /// Annotates pods that started before the knobs were last written, so that the kubelet syncs their file at once: else
     /// it takes a minute. Pods that cannot be annotated get the file later; that is no reason to fail.
-    async fn nudge(&mut self, tuning: &ConfigMap, seen: &Children) {
+    pub async fn nudge(&mut self, seen: &Children) {
+        let Some(tuning) = &seen.tuning else { return };
         let Some(revision) = tuning.annotations().get(labels::REVISION) else { return };
         let Some(written) = written_at(tuning.managed_fields()) else { return };
-        let late = seen.pods.iter().filter(|pod| {
-            let created = pod.metadata.creation_timestamp.as_ref().map(|t| t.0.as_second());
-            pod.metadata.deletion_timestamp.is_none()
-                && created.is_some_and(|created| created < written.as_second())
-                && pod.annotations().get(labels::TUNING_REVISION) != Some(revision)
-        });
+        let nudged = &mut self.writes.nudged;
+        nudged.retain(|name, _| seen.pods.iter().any(|pod| pod.metadata.name.as_ref() == Some(name)));
+        let late: Vec<String> = seen
+            .pods
+            .iter()
+            .filter(|pod| {
+                let created = pod.metadata.creation_timestamp.as_ref().map(|t| t.0.as_second());
+                pod.metadata.deletion_timestamp.is_none()
+                    && created.is_some_and(|created| created < written.as_second())
+                    && pod.annotations().get(labels::TUNING_REVISION) != Some(revision)
+            })
+            .map(|pod| pod.name_any())
+            .filter(|name| nudged.get(name) != Some(revision))
+            .collect();
+        nudged.extend(late.iter().map(|name| (name.clone(), revision.clone())));
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.id.namespace);
         let patch = json!({ "metadata": { "annotations": { labels::TUNING_REVISION: revision } } });
-        for pod in late {
-            let name = pod.name_any();
-            if self.writes.nudged.get(&name) == Some(revision) {
-                continue;
-            }
-            match api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
-                Ok(_) => self.metrics.write("Pod"),
-                Err(kube::Error::Api(status)) if status.is_not_found() => {}
-                Err(error) => tracing::warn!(%error, pod = name, "cannot annotate a pod; its knobs arrive later"),
-            }
-            self.writes.nudged.insert(name, revision.clone());
-        }
-        self.writes.nudged.retain(|name, _| seen.pods.iter().any(|pod| pod.metadata.name.as_ref() == Some(name)));
+        let metrics = self.metrics;
+        stream::iter(late)
+            .for_each_concurrent(AT_ONCE, |name| {
+                let (api, patch) = (&api, &patch);
+                async move {
+                    match api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                        Ok(_) => metrics.write("Pod"),
+                        Err(kube::Error::Api(status)) if status.is_not_found() => {}
+                        Err(error) => {
+                            tracing::warn!(%error, pod = name, "cannot annotate a pod; its knobs arrive later");
+                        }
+                    }
+                }
+            })
+            .await;
     }
 }
 

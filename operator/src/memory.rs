@@ -10,7 +10,8 @@ use sluice_planner::History;
 use tokio::time::Instant;
 
 use crate::{
-    group::{Bell, Group, Kafka},
+    group::{Bell, Group, Kafka, Reading},
+    offsets,
     validate::Rules,
 };
 
@@ -88,6 +89,8 @@ pub struct Memory {
     pub rules: Rules,
     /// Its topics and group, as the readers follow them.
     pub followed: Option<Followed>,
+    /// Members that are not of its pods, when the members were last read: that is not done on every reading.
+    pub foreign: Vec<String>,
     /// What the planner keeps.
     pub history: Option<History>,
     /// What was written.
@@ -105,6 +108,14 @@ pub struct Followed {
 }
 
 impl Memory {
+    /// Takes in who is in the group of the consumer `name`, where that was read just now.
+    pub fn see_members(&mut self, reading: &Reading, name: &str) {
+        if let Some(members) = offsets::fresh_members(reading) {
+            self.foreign =
+                members.iter().filter(|id| !offsets::is_pod_of(name, id)).map(|id| (*id).to_owned()).collect();
+        }
+    }
+
     /// The group of `what`; `bell` rings when there is a new reading.
     pub fn follow(&mut self, what: &KafkaConfig, kafka: &dyn Kafka, bell: impl FnOnce() -> Bell) -> Arc<dyn Group> {
         // The pods' own settings are no business of the readers'.
@@ -116,6 +127,7 @@ impl Memory {
         }
         // What was learnt of other topics, or of another group, says nothing of these.
         self.history = None;
+        self.foreign.clear();
         let group = kafka.follow(&what, bell());
         self.followed = Some(Followed { what, group: Arc::clone(&group) });
         group

@@ -7,7 +7,7 @@ use sluice_crds::kafkaconsumer::{
     kafka::StartFrom,
     status::{ParkedOffsets, ParkedTopic},
 };
-use sluice_planner::snapshot::{Committed, GroupState, Millis, Snapshot, TopicPartition};
+use sluice_planner::snapshot::{Committed, Group, GroupState, Millis, Snapshot, TopicPartition};
 
 use crate::group::Reading;
 
@@ -54,8 +54,7 @@ pub fn before_first_pod(
     let Some(snapshot) = &reading.snapshot else {
         return Before::Wait("nothing could be read of its topics and group yet".to_owned());
     };
-    // Members of a while ago say nothing of now: those that were ours have gone since.
-    let Some(group) = snapshot.group.as_ref().filter(|group| snapshot.at - group.at <= FRESH) else {
+    let Some(group) = fresh_group(snapshot) else {
         return Before::Wait("the group's members are not known yet".to_owned());
     };
     let foreign: Vec<_> = group.members.iter().map(|m| m.client_id.clone()).filter(|id| !ours(id)).collect();
@@ -70,6 +69,18 @@ pub fn before_first_pod(
         return Before::Wait(format!("the group is {:?}, without members", group.state));
     }
     positions(snapshot, reading, parked, start_from)
+}
+
+/// The client ids of the members, where they were read just now.
+pub fn fresh_members(reading: &Reading) -> Option<Vec<&str>> {
+    let snapshot = reading.snapshot.as_ref()?;
+    let group = fresh_group(snapshot)?;
+    Some(group.members.iter().map(|member| member.client_id.as_str()).collect())
+}
+
+/// Members of a while ago say nothing of now: those that were ours have gone since.
+fn fresh_group(snapshot: &Snapshot) -> Option<&Group> {
+    snapshot.group.as_ref().filter(|group| snapshot.at - group.at <= FRESH)
 }
 
 /// The offsets that an empty group lacks.
@@ -189,7 +200,7 @@ pub fn is_pod_of(name: &str, client_id: &str) -> bool {
 mod tests {
     use std::{collections::BTreeMap, sync::Arc};
 
-    use sluice_planner::snapshot::{Group, Member, Partition};
+    use sluice_planner::snapshot::{Member, Partition};
 
     use super::*;
 

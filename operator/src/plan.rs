@@ -91,7 +91,10 @@ pub fn course(
         // A group that is somebody else's gets no pod of ours; those that are there are left as they are.
         _ if conflict.is_some() => Some(asked_for.unwrap_or(0)),
         Replicas::Fixed(pods) => Some(within(pods)),
-        Replicas::AsTheyAre => Some(within(asked_for.unwrap_or_else(|| v.scaling.min_replicas.max(1)))),
+        // From zero nobody would wake it: a new consumer, and one that was suspended, begins with its least.
+        Replicas::AsTheyAre => {
+            Some(within(asked_for.filter(|pods| *pods > 0).unwrap_or_else(|| v.scaling.min_replicas.max(1))))
+        }
         Replicas::Planner => planned.as_ref().map(|p| within(p.replicas)).or(asked_for),
     };
     if let (Some(planned), Some(pods)) = (&mut planned, replicas) {

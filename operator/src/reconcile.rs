@@ -118,7 +118,8 @@ async fn steps(
     };
     let group = memory.follow(&valid.kafka, &*context.shared.kafka, || context.bell(&id));
     let reading = group.reading();
-    let conflict = claim(&valid, &seen, &reading, context);
+    memory.see_members(&reading, &id.name);
+    let conflict = claim(&valid, &seen, &reading, context, &memory.foreign);
     let mut course = plan::course(&valid, &seen, &reading, conflict, &mut memory.history, now);
     let mut open = Open::default();
     begin(&valid, &seen, &reading, &*group, &mut course, &mut open).await;
@@ -155,15 +156,16 @@ async fn refuse(
     Ok(Action::requeue(backoff::safety_net(fastrand::f64())))
 }
 
-/// Claims the group. The older of two consumers keeps it.
-fn claim(v: &Validated, seen: &Children, reading: &Reading, context: &Context) -> Option<Conflict> {
+/// Claims the group. The older of two consumers keeps it; members of somebody else's are in the way too.
+fn claim(v: &Validated, seen: &Children, reading: &Reading, context: &Context, foreign: &[String]) -> Option<Conflict> {
     let claim = Claim {
         id: v.id.clone(),
         since: seen.consumer.metadata.creation_timestamp.as_ref().map(|t| t.0),
         bootstrap_servers: v.kafka.bootstrap_servers.clone(),
         cluster_id: reading.cluster_id.clone(),
     };
-    context.shared.groups.claim(&v.kafka.group_id, claim).map(Conflict::Other)
+    let older = context.shared.groups.claim(&v.kafka.group_id, claim).map(Conflict::Other);
+    older.or_else(|| (!v.take_over && !foreign.is_empty()).then(|| Conflict::Foreign(foreign.to_vec())))
 }
 
 /// Sees to it that the group is ready for its first pod, and that its protocol is resolved; until then none starts.
@@ -182,7 +184,9 @@ async fn begin(
     let asked_for = seen.asked_for().unwrap_or(0);
     let first = asked_for == 0 && course.replicas.is_some_and(|pods| pods > 0);
     let near = course.replicas.is_some_and(|pods| pods != asked_for);
-    group.with_members(first || near || course.planned.as_ref().is_some_and(|p| p.wants_group));
+    // While there is a conflict, the members tell when it ends.
+    let disputed = course.conflict.is_some();
+    group.with_members(first || near || disputed || course.planned.as_ref().is_some_and(|p| p.wants_group));
     if first && !v.paused {
         match start::prepare(v, &seen.status(), reading, group).await {
             Start::Go(happenings) => open.happenings = happenings,
@@ -220,20 +224,25 @@ async fn carry_out(
     writer.config_maps(&desired, seen).await?;
     if let Some(rest) = knobs_first(v, seen, &writer) {
         open.again = Some(rest);
+        writer.nudge(seen).await;
         return Ok(());
     }
     if let Some(written) = writer.deployment(&desired, seen).await? {
         seen.deployment = Some(written);
     }
-    if let (Some(deployment), Some(pods)) = (seen.deployment.clone(), course.replicas) {
-        if writer.replicas(&deployment, pods).await? {
-            let from = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(0);
-            let reason = course.planned.as_ref().map_or("Spec", |p| p.reason.as_str());
+    if let (Some(deployment), Some(pods)) = (seen.deployment.clone(), course.replicas)
+        && writer.replicas(&deployment, pods).await?
+    {
+        let from = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(0);
+        seen.deployment = writer.writes.deployment.newest(seen.deployment.clone(), Instant::now());
+        if from != pods {
+            let reason = course.planned.as_ref().map_or(reason::PENDING, |p| p.reason.as_str());
             shared.metrics.scaled(from, pods, reason);
             tracing::info!(consumer = %v.id, from, to = pods, reason, "scaled");
         }
-        seen.deployment = memory.writes.deployment.newest(seen.deployment.clone(), Instant::now());
     }
+    // Last: a spike is not to wait for as many requests as there are pods.
+    writer.nudge(seen).await;
     Ok(())
 }
 

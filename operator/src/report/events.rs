@@ -1,5 +1,7 @@
 //! Events: what happened, on transitions only; `kubectl describe` shows them.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
@@ -20,7 +22,7 @@ pub struct Happening {
     /// Whether somebody should look.
     pub warning: bool,
     /// One CamelCase word.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// What was being done.
     pub action: &'static str,
     /// One sentence with its numbers.
@@ -29,13 +31,13 @@ pub struct Happening {
 
 impl Happening {
     /// Something ordinary.
-    pub fn normal(reason: &'static str, action: &'static str, note: impl Into<String>) -> Self {
-        Self { warning: false, reason, action, note: note.into() }
+    pub fn normal(reason: impl Into<Cow<'static, str>>, action: &'static str, note: impl Into<String>) -> Self {
+        Self { warning: false, reason: reason.into(), action, note: note.into() }
     }
 
     /// Something that somebody should look at.
-    pub fn warning(reason: &'static str, action: &'static str, note: impl Into<String>) -> Self {
-        Self { warning: true, reason, action, note: note.into() }
+    pub fn warning(reason: impl Into<Cow<'static, str>>, action: &'static str, note: impl Into<String>) -> Self {
+        Self { warning: true, reason: reason.into(), action, note: note.into() }
     }
 }
 
@@ -61,7 +63,7 @@ impl Events {
             let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: self.instance.clone() };
             let event = Event {
                 type_: if happening.warning { EventType::Warning } else { EventType::Normal },
-                reason: happening.reason.to_owned(),
+                reason: happening.reason.clone().into_owned(),
                 action: happening.action.to_owned(),
                 note: Some(shorten(&happening.note, NOTE)),
                 secondary: None,
@@ -72,7 +74,7 @@ impl Events {
                 let there = matches!(&error, kube::Error::Api(status) if status.is_already_exists());
                 if !there {
                     let took = Timestamp::now().duration_since(began);
-                    tracing::warn!(%error, ?took, reason = happening.reason, "cannot publish an event");
+                    tracing::warn!(%error, ?took, reason = %happening.reason, "cannot publish an event");
                 }
             }
         }

@@ -6,7 +6,7 @@ use sluice_crds::{
     KafkaConsumerStatus, conditions,
     kafkaconsumer::{
         kafka::GroupProtocol,
-        status::{DecisionStatus, ParkedOffsets},
+        status::{DecisionStatus, ParkedOffsets, PlannerMemory},
     },
     tuning::Tuning,
 };
@@ -77,7 +77,7 @@ pub fn next(last: &KafkaConsumerStatus, facts: &Facts, verdicts: &Verdicts, now:
         cluster_id: facts.reading.cluster_id.clone().or_else(|| last.cluster_id.clone()),
         image: Some(v.image.clone()),
         decision: planned.map(|p| decision(last, p, facts, now)).or_else(|| last.decision.clone()),
-        memory: planned.and_then(|p| p.memory.clone()).or_else(|| last.memory.clone()),
+        memory: memory(last, facts, now),
         parked: facts.parked.clone(),
         observed_generation: generation,
         conditions: last.conditions.clone(),
@@ -108,6 +108,16 @@ fn set_all(status: &mut KafkaConsumerStatus, verdicts: &Verdicts, generation: Op
     ] {
         set(&mut status.conditions, type_, verdict, generation, now);
     }
+}
+
+/// What the planner wants remembered, with the moment at which the number of pods was last changed.
+fn memory(last: &KafkaConsumerStatus, facts: &Facts, now: Timestamp) -> Option<PlannerMemory> {
+    let mut memory = facts.planned.and_then(|p| p.memory.clone()).or_else(|| last.memory.clone()).unwrap_or_default();
+    memory.last_scale = match last.desired_replicas {
+        before if before == facts.desired => last.memory.as_ref().and_then(|m| m.last_scale.clone()),
+        _ => Some(Time(now)),
+    };
+    Some(memory).filter(|memory| *memory != PlannerMemory::default())
 }
 
 /// The decision with the moment at which pods, knobs or the reason last became others.

@@ -23,9 +23,10 @@ pub fn between(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus, _now: Tim
 fn pods(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus) -> Option<Happening> {
     let (from, to) = (last.desired_replicas.unwrap_or(0), next.desired_replicas?);
     let why = next.decision.as_ref().map(|d| format!(": {}", d.message)).unwrap_or_default();
+    let note = format!("{from} → {to} {}{why}", if to == 1 { "pod" } else { "pods" });
     match to.cmp(&from) {
-        std::cmp::Ordering::Greater => Some(Happening::normal("ScaledUp", "Scale", format!("{from} → {to} pods{why}"))),
-        std::cmp::Ordering::Less => Some(Happening::normal("ScaledDown", "Scale", format!("{from} → {to} pods{why}"))),
+        std::cmp::Ordering::Greater => Some(Happening::normal("ScaledUp", "Scale", note)),
+        std::cmp::Ordering::Less => Some(Happening::normal("ScaledDown", "Scale", note)),
         std::cmp::Ordering::Equal => None,
     }
 }
@@ -58,7 +59,7 @@ fn condition(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus, type_: &str
     match type_ {
         conditions::READY => ready(old.as_ref(), &new),
         conditions::KAFKA_REACHABLE => match (was, is) {
-            (_, Some(false)) => Some(Happening::warning("KafkaUnreachable", "Read", new.message)),
+            (_, Some(false)) => Some(Happening::warning(new.reason, "Read", new.message)),
             (Some(false), Some(true)) => Some(Happening::normal("KafkaRecovered", "Read", new.message)),
             _ => None,
         },
@@ -75,29 +76,70 @@ fn condition(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus, type_: &str
     }
 }
 
+/// What stands in the way of pods, as reasons of `Ready`.
+const OBSTACLES: [&str; 6] =
+    [reason::IMAGE, reason::CRASH, reason::QUOTA, reason::UNSCHEDULABLE, reason::NOT_READY, reason::INVALID_SPEC];
+
 /// Pods that start and stop are the ordinary course; what stands in their way is not.
 fn ready(old: Option<&Condition>, new: &Condition) -> Option<Happening> {
-    let reason = match new.reason.as_str() {
-        reason::IMAGE => reason::IMAGE,
-        reason::CRASH => reason::CRASH,
-        reason::QUOTA => reason::QUOTA,
-        reason::UNSCHEDULABLE => reason::UNSCHEDULABLE,
-        reason::NOT_READY => reason::NOT_READY,
-        reason::INVALID_SPEC => reason::INVALID_SPEC,
-        reason::AS_DECIDED => {
-            let obstacles = [
-                reason::IMAGE,
-                reason::CRASH,
-                reason::QUOTA,
-                reason::UNSCHEDULABLE,
-                reason::NOT_READY,
-                reason::INVALID_SPEC,
-            ];
-            return old
-                .filter(|old| obstacles.contains(&old.reason.as_str()))
-                .map(|_| Happening::normal("Recovered", "Observe", new.message.clone()));
+    if OBSTACLES.contains(&new.reason.as_str()) {
+        return Some(Happening::warning(new.reason.clone(), "Observe", new.message.clone()));
+    }
+    let recovered = new.reason == reason::AS_DECIDED && old.is_some_and(|o| OBSTACLES.contains(&o.reason.as_str()));
+    recovered.then(|| Happening::normal("Recovered", "Observe", new.message.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_crds::kafkaconsumer::status::DecisionStatus;
+
+    use super::*;
+    use crate::report::conditions::{Verdict, set};
+
+    fn status(desired: i32, batch: i32, verdicts: &[(&str, Verdict)]) -> KafkaConsumerStatus {
+        let mut status = KafkaConsumerStatus {
+            desired_replicas: Some(desired),
+            batch_size: Some(batch),
+            concurrency: Some(1),
+            tuning_revision: Some(1),
+            decision: Some(DecisionStatus { message: "why".into(), ..DecisionStatus::default() }),
+            ..KafkaConsumerStatus::default()
+        };
+        for (type_, verdict) in verdicts {
+            set(&mut status.conditions, type_, verdict, Some(1), Timestamp::UNIX_EPOCH);
         }
-        _ => return None,
-    };
-    Some(Happening::warning(reason, "Observe", new.message.clone()))
+        status
+    }
+
+    fn told(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus) -> Vec<(String, String)> {
+        let happenings = between(last, next, Timestamp::UNIX_EPOCH);
+        happenings.into_iter().map(|h| (h.reason.into_owned(), h.note)).collect()
+    }
+
+    #[test]
+    fn a_change_is_told_once_with_from_to_and_why() {
+        let before = status(3, 50, &[]);
+        assert_eq!(told(&before, &before), []);
+        assert_eq!(told(&before, &status(7, 50, &[])), [("ScaledUp".into(), "3 → 7 pods: why".into())]);
+        assert_eq!(told(&before, &status(1, 50, &[])), [("ScaledDown".into(), "3 → 1 pod: why".into())]);
+        assert_eq!(told(&before, &status(3, 60, &[])), [("KnobsChanged".into(), "batch size 50 → 60: why".into())]);
+        // A consumer that is new has changed no knobs.
+        assert_eq!(told(&KafkaConsumerStatus::default(), &status(0, 50, &[])), []);
+    }
+
+    #[test]
+    fn what_goes_wrong_is_told_in_its_own_word_and_so_is_its_end() {
+        let kafka = |verdict| status(3, 50, &[(conditions::KAFKA_REACHABLE, verdict)]);
+        let (up, down) =
+            (kafka(Verdict::yes(reason::REACHABLE, "all")), kafka(Verdict::no(reason::UNKNOWN_TOPIC, "no t")));
+        let pending = kafka(Verdict::pending("on its way"));
+        assert_eq!(told(&up, &down), [(reason::UNKNOWN_TOPIC.to_owned(), "no t".to_owned())]);
+        assert_eq!(told(&down, &up), [("KafkaRecovered".to_owned(), "all".to_owned())]);
+        assert_eq!(told(&pending, &up), []);
+        let ready = |verdict| status(3, 50, &[(conditions::READY, verdict)]);
+        let (good, crash) = (ready(Verdict::yes(reason::AS_DECIDED, "3")), ready(Verdict::no(reason::CRASH, "exit 1")));
+        assert_eq!(told(&good, &crash), [(reason::CRASH.to_owned(), "exit 1".to_owned())]);
+        assert_eq!(told(&crash, &good), [("Recovered".to_owned(), "3".to_owned())]);
+        assert_eq!(told(&good, &ready(Verdict::no(reason::PROGRESSING, "2 of 3"))), []);
+    }
 }

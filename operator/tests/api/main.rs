@@ -480,3 +480,85 @@ async fn new_knobs_reach_the_pods_at_once_and_roll_none() {
     let nudges = server.take_calls().iter().filter(|c| c.path.contains("/pods/")).count();
     assert_eq!(nudges, 2, "each pod is annotated once");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_new_dry_run_begins_with_its_least_pods_however_long_the_start_takes() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(4));
+    kafka.snapshot(|s| s.partitions.iter_mut().for_each(|p| p.committed = Committed::Unknown));
+    let _operator = start(&server, &kafka);
+    let mut dry = consumer("orders", 0);
+    dry["spec"].as_object_mut().unwrap().remove("replicas");
+    dry["spec"]["scaling"] = json!({ "mode": "DryRun", "minReplicas": 0 });
+    server.put("kafkaconsumers", dry);
+    quiet().await;
+    assert_eq!(server.get("deployments", "orders").unwrap()["spec"]["replicas"], 0);
+    kafka.snapshot(|s| s.partitions.iter_mut().for_each(|p| p.committed = Committed::At(100)));
+    let object = ready(&server, "orders", 1).await;
+    assert!(is(&object, "ScalingActive", "False", "DryRun"), "{object:#}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_of_somebody_else_that_come_later_stop_the_scaling_until_they_go() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(4));
+    let _operator = start(&server, &kafka);
+    server.put("kafkaconsumers", consumer("orders", 2));
+    ready(&server, "orders", 2).await;
+    let member = |id: &str| Member { client_id: id.to_owned(), partitions: Vec::new() };
+    kafka.snapshot(|s| s.group.as_mut().unwrap().members = vec![member("orders-7d9c4b5f6-00000"), member("sarama")]);
+    let conflict = |s: &Server| {
+        let object = s.get("kafkaconsumers", "orders")?;
+        is(&object, "GroupConflict", "True", "ForeignMembers").then_some(())
+    };
+    server.until("the conflict", conflict).await;
+    server.put("kafkaconsumers", consumer("orders", 3));
+    quiet().await;
+    assert_eq!(server.get("deployments", "orders").unwrap()["spec"]["replicas"], 2);
+    // Readings without members say nothing of them.
+    kafka.snapshot(|s| {
+        s.at = 60_000;
+        s.group = None;
+    });
+    quiet().await;
+    assert_eq!(conflict(&server), Some(()));
+    kafka.set(|reading| *reading = kafka::reading(4));
+    ready(&server, "orders", 3).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_apply_on_rebalance_the_pods_wait_two_seconds_for_their_knobs() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(8));
+    let _operator = start(&server, &kafka);
+    let with = |replicas: i64, max: i64| {
+        let mut object = consumer("orders", replicas);
+        object["spec"]["tuning"] = json!({ "applyOn": "Rebalance", "batchSize": { "min": 1, "max": max } });
+        object
+    };
+    server.put("kafkaconsumers", with(2, 50));
+    ready(&server, "orders", 2).await;
+    server.take_calls();
+    server.put("kafkaconsumers", with(5, 40));
+    let tuned =
+        |s: &Server| s.writes().iter().any(|c| c.path.ends_with("orders-tuning")).then(tokio::time::Instant::now);
+    let scaled = |s: &Server| (!replicas_patches(&s.writes()).is_empty()).then(tokio::time::Instant::now);
+    let (tuned, scaled) = (server.until("the knobs", tuned).await, server.until("the pods", scaled).await);
+    let waited = scaled - tuned;
+    assert!((Duration::from_millis(1_900)..Duration::from_secs(4)).contains(&waited), "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_being_deleted_is_left_to_the_garbage_collector() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(8));
+    let _operator = start(&server, &kafka);
+    server.put("kafkaconsumers", consumer("orders", 2));
+    ready(&server, "orders", 2).await;
+    quiet().await;
+    server.take_calls();
+    let mut going = server.get("kafkaconsumers", "orders").unwrap();
+    going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    going["metadata"]["finalizers"] = json!(["foregroundDeletion"]);
+    server.put("kafkaconsumers", going);
+    server.delete("deployments", "orders");
+    quiet().await;
+    assert!(server.writes().is_empty(), "{:?}", server.writes());
+    assert!(kafka.followed().is_empty(), "its group is no longer read");
+}
