@@ -159,7 +159,8 @@ impl Situation<'_> {
         let within = |pods: u32| count::within(pods, spec.min_replicas, spec.max_replicas, self.partitions);
         let pressure = self.pressure(history);
         let knobs = knobs::next(spec, history, observed, pressure, now);
-        let knobs_moved = knobs != observed.tuning.knobs;
+        // Larger batches take the place of no pod.
+        let knobs_moved = knobs.concurrency > observed.tuning.knobs.concurrency;
         let most = spec
             .max_replicas
             .unwrap_or(self.partitions)
@@ -169,7 +170,7 @@ impl Situation<'_> {
         let (replicas, reason) = if asked > most {
             (most, Reason::Bounds)
         } else if asked == 0 {
-            self.from_zero(within(wanted), suspected)
+            self.at_zero(within(wanted), suspected)
         } else if asked < spec.min_replicas.min(self.partitions) {
             (within(asked.max(1)), Reason::Bounds)
         } else if within(wanted) > asked {
@@ -290,7 +291,7 @@ impl Situation<'_> {
         self.seen.behind.map_or_else(older_than_readings, |behind| behind > self.spec.max_behind)
     }
 
-    fn from_zero(&self, wanted: u32, suspected: bool) -> (u32, Reason) {
+    fn at_zero(&self, wanted: u32, suspected: bool) -> (u32, Reason) {
         let least = count::within(0, self.spec.min_replicas, self.spec.max_replicas, self.partitions);
         if suspected && least == 0 {
             // From zero straight to the needed count: the next reading tells how many that are.

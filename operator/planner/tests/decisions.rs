@@ -252,7 +252,7 @@ fn a_lag_keeps_the_last_pod() {
 fn pods_do_not_go_while_the_group_is_on_the_move_but_not_for_ever() {
     let mut feed = Feed::of(12, 12);
     feed.seconds(20, 300, 0);
-    let mut ask = |feed: &mut Feed, ready: u32| {
+    let ask = |feed: &mut Feed, ready: u32| {
         feed.now += 1_000;
         feed.ends.iter_mut().for_each(|end| *end += 25);
         feed.ready = ready;

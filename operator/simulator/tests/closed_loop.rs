@@ -38,6 +38,16 @@ fn a_step_is_met_in_one_change_wherever_it_falls_between_readings_and_however_sl
 }
 
 #[test]
+fn pods_wait_for_no_batch_size_where_concurrency_is_pinned() {
+    let mut scenario = spike(2 * MINUTE);
+    (scenario.knobs.batch_size, scenario.pods.per_batch) = (50, 0.005);
+    let outcome = run(&scenario);
+    let first = outcome.scalings_after(MINUTE).next().unwrap();
+    assert_eq!(first.replicas, (1, 12), "{}", outcome.story());
+    assert!(first.at - 2 * MINUTE <= 3_000, "{}", outcome.story());
+}
+
+#[test]
 fn after_a_step_the_pods_are_there_within_twenty_seconds_and_nothing_is_late_after_a_minute() {
     let outcome = run(&spike(2 * MINUTE));
     assert_eq!(outcome.at(2 * MINUTE + 20_000).unwrap().ready, 12, "{}", outcome.story());
