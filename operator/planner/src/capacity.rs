@@ -142,6 +142,9 @@ impl Capacity {
     /// Goes back to a rate that was measured before a change that is taken back.
     pub(crate) fn believe(&mut self, slot_rate: f64) {
         self.believed = Some(slot_rate);
+        // Until the pods have the next knobs, their reports are of those that are taken back.
+        self.revision += 1;
+        (self.records, self.seconds) = (0.0, 0.0);
     }
 
     /// Whether the rate was measured at these knobs, and not at those before them.

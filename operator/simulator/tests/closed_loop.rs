@@ -224,6 +224,8 @@ fn concurrency_that_gains_nothing_is_taken_back() {
     let last = outcome.samples.last().unwrap();
     assert_eq!(last.knobs.concurrency, 1, "{}", outcome.story());
     assert!(last.asked_for >= 6 && last.behind < 2.0, "{}", outcome.story());
+    // What was measured while slots waited for each other asks for no pods.
+    assert_eq!(pods(&outcome), [(1, 6)], "{}", outcome.story());
 }
 
 #[test]
