@@ -21,7 +21,7 @@
 //!
 //! | group | resource | verbs | why |
 //! | --- | --- | --- | --- |
-//! | `sluice.dev` | `kafkaconsumers` | get, list, watch | what users ask for; `get` to read one again before its children are made |
+//! | `sluice.dev` | `kafkaconsumers` | list, watch | what users ask for |
 //! | `sluice.dev` | `kafkaconsumers/status` | patch | what users read back (server-side apply) |
 //! | `sluice.dev` | `kafkaconsumers/finalizers` | update | owner references with `blockOwnerDeletion`, where the admission plugin OwnerReferencesPermissionEnforcement is on |
 //! | `apps` | `deployments` | get, list, watch, create, patch | the consumer's pods; server-side apply needs create and patch, `get` looks whether a name is taken before it is used |

@@ -7,7 +7,7 @@ definitions.
 # What users ask for. A spec is never changed.
 - apiGroups: [sluice.dev]
   resources: [kafkaconsumers]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 # What was seen and decided, by server-side apply.
 - apiGroups: [sluice.dev]
   resources: [kafkaconsumers/status]
