@@ -24,12 +24,14 @@ use std::{
 
 use bytes::Bytes;
 use rdkafka::{
+    TopicPartitionList,
     bindings::{
-        rd_kafka_consume_batch_queue, rd_kafka_consumer_group_metadata, rd_kafka_consumer_group_metadata_destroy,
-        rd_kafka_consumer_group_metadata_generation_id, rd_kafka_header_get_all, rd_kafka_headers_t,
-        rd_kafka_message_destroy, rd_kafka_message_errstr, rd_kafka_message_headers, rd_kafka_message_t,
-        rd_kafka_message_timestamp, rd_kafka_queue_cb_event_enable, rd_kafka_queue_destroy, rd_kafka_queue_forward,
-        rd_kafka_queue_get_partition, rd_kafka_queue_t, rd_kafka_resp_err_t, rd_kafka_timestamp_type_t,
+        rd_kafka_commit_queue, rd_kafka_consume_batch_queue, rd_kafka_consumer_group_metadata,
+        rd_kafka_consumer_group_metadata_destroy, rd_kafka_consumer_group_metadata_generation_id,
+        rd_kafka_header_get_all, rd_kafka_headers_t, rd_kafka_message_destroy, rd_kafka_message_errstr,
+        rd_kafka_message_headers, rd_kafka_message_t, rd_kafka_message_timestamp, rd_kafka_queue_cb_event_enable,
+        rd_kafka_queue_destroy, rd_kafka_queue_forward, rd_kafka_queue_get_consumer, rd_kafka_queue_get_partition,
+        rd_kafka_queue_t, rd_kafka_resp_err_t, rd_kafka_timestamp_type_t,
     },
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::RDKafkaErrorCode,
@@ -228,4 +230,25 @@ pub(super) fn generation<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> Opti
         generation
     };
     (generation > 0).then_some(generation)
+}
+
+/// Asks for a commit, whose answer comes to `commit_callback` from the client's next poll.
+///
+/// rdkafka's own `commit(…, Async)` asks without an address for the answer: librdkafka then tells nobody (it posts an event
+/// only where a commit callback is configured, and rdkafka configures none).
+pub(super) fn commit<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    offsets: &TopicPartitionList,
+) -> Result<(), RDKafkaErrorCode> {
+    let client = consumer.client().native_ptr();
+    // SAFETY: the client is alive as long as `consumer`; the handle is checked for null and given back once.
+    let Some(queue) = NonNull::new(unsafe { rd_kafka_queue_get_consumer(client) }) else {
+        return Err(RDKafkaErrorCode::UnknownGroup);
+    };
+    // SAFETY: client, list and queue are alive through the call. librdkafka copies the list, and keeps a reference of its own
+    // to the queue. Without a callback the answer comes as an event, which rdkafka's poll hands to the context.
+    let err = unsafe { rd_kafka_commit_queue(client, offsets.ptr(), queue.as_ptr(), None, ptr::null_mut()) };
+    // SAFETY: ours from above, not used again.
+    unsafe { rd_kafka_queue_destroy(queue.as_ptr()) };
+    if err == rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR { Ok(()) } else { Err(err.into()) }
 }

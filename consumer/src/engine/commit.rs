@@ -10,6 +10,7 @@ use rdkafka::{
 use sluice_crds::report::MAX_BYTES;
 
 use super::{
+    batch_queue,
     context::Context,
     partition::{Partition, PodReport},
     state::State,
@@ -68,9 +69,9 @@ impl State {
         if list.count() == 0 {
             return;
         }
-        match consumer.commit(&list, CommitMode::Async) {
+        match batch_queue::commit(consumer, &list) {
             Ok(()) => self.commit.under_way = Some(now),
-            Err(error) => self.refused(&error),
+            Err(code) => self.refused(&KafkaError::ConsumerCommit(code)),
         }
     }
 
