@@ -99,6 +99,8 @@ async fn a_lost_partition_is_never_committed() {
     world.mock.request_errors(RDKafkaApiKey::Heartbeat, &unknown);
     eventually("the partition is lost", || member.status().partitions_lost.get() > 0).await;
     world.mock.clear_request_errors(RDKafkaApiKey::Heartbeat);
+    let tried = member.status().commits.get() + member.status().commit_failures.get();
+    assert_eq!(tried, 0, "not even tried: a broker that has not noticed yet would take it");
     // Had they been committed at the loss, they would not come again.
     eventually("all is handled again", || book.done() == 20).await;
     stop(member).await;
