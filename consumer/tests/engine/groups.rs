@@ -6,7 +6,7 @@ use std::{
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -200,6 +200,13 @@ async fn a_pod_that_stands_still_still_reports() {
     assert!(first.oldest_open.is_some() && first.handled == 0);
     let next = || world.report(0).is_some_and(|report| report.sequence > first.sequence && report.busy > 0.2);
     eventually("it reports again, and that its slot is in use", next).await;
+    let (since, before) = (Instant::now(), member.status().commits.get());
+    eventually("it commits again and again", || member.status().commits.get() >= before + 3).await;
+    assert!(
+        since.elapsed() < Duration::from_secs(8),
+        "every second, not when an answer is given up: {:?}",
+        since.elapsed()
+    );
     member.stop_now();
     drop(member);
 }
