@@ -80,10 +80,9 @@ impl Consumer {
     /// Deletes it and waits until it and its children are gone.
     pub async fn delete(&self, limit: Duration) -> Result<()> {
         // Children go by garbage collection; foreground deletion would only change the order.
-        if let Err(error) = self.api().delete(&self.name, &DeleteParams::default()).await {
-            if !matches!(&error, kube::Error::Api(status) if status.is_not_found()) {
-                return Err(error.into());
-            }
+        match self.api().delete(&self.name, &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            deleted => drop(deleted?),
         }
         until(&format!("{} and its children to be gone", self.name), limit, || async {
             let left = self.children().await?;

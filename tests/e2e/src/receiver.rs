@@ -56,7 +56,20 @@ pub struct Receiver {
 impl Receiver {
     /// Listens on a free port of this address, which pods can reach.
     pub async fn start(host: &str) -> Result<Self> {
-        let listener = tokio::net::TcpListener::bind((host, 0)).await?;
+        Self::listen(tokio::net::TcpListener::bind((host, 0)).await?)
+    }
+
+    /// Goes away: nobody listens any more. What it was sent so far, and a way to come back at the same address.
+    pub async fn leave(self) -> Away {
+        self.server.abort();
+        // Until the socket is closed: an aborted task drops it when it is next looked at.
+        while !self.server.is_finished() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Away(self.address)
+    }
+
+    fn listen(listener: tokio::net::TcpListener) -> Result<Self> {
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared::default());
         let app = Router::new()
@@ -89,6 +102,17 @@ impl Receiver {
     /// The calls that were taken.
     pub fn taken(&self) -> Vec<Call> {
         self.calls().into_iter().filter(|c| c.behaviour == Behaviour::Take).collect()
+    }
+}
+
+/// A receiver that went away.
+#[derive(Clone, Copy, Debug)]
+pub struct Away(SocketAddr);
+
+impl Away {
+    /// Comes back at the same address, knowing nothing of what was before.
+    pub async fn come_back(self) -> Result<Receiver> {
+        Receiver::listen(tokio::net::TcpListener::bind(self.0).await?)
     }
 }
 

@@ -8,6 +8,8 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
+    groups::GroupInfo,
+    metadata::MetadataTopic,
     producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer},
 };
 
@@ -120,19 +122,15 @@ impl Kafka {
                 .send(BaseRecord::to(topic).partition(partition).key(&key).payload("in a transaction"))
                 .map_err(|(e, _)| e)?;
         }
-        if commit {
-            producer.commit_transaction(TIMEOUT)?
-        } else {
-            producer.abort_transaction(TIMEOUT)?
-        }
-        Ok(())
+        let ended = if commit { producer.commit_transaction(TIMEOUT) } else { producer.abort_transaction(TIMEOUT) };
+        Ok(ended?)
     }
 
     /// Start and end offset of each partition of a topic.
     pub fn watermarks(&self, topic: &str) -> Result<BTreeMap<i32, (i64, i64)>> {
         let consumer: BaseConsumer = self.config().create()?;
         let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT)?;
-        let partitions = metadata.topics().first().map(|t| t.partitions()).unwrap_or_default();
+        let partitions = metadata.topics().first().map(MetadataTopic::partitions).unwrap_or_default();
         partitions.iter().map(|p| Ok((p.id(), consumer.fetch_watermarks(topic, p.id(), TIMEOUT)?))).collect()
     }
 
@@ -141,7 +139,7 @@ impl Kafka {
         let consumer: BaseConsumer = self.config().set("group.id", group).create()?;
         let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT)?;
         let mut list = TopicPartitionList::new();
-        for partition in metadata.topics().first().map(|t| t.partitions()).unwrap_or_default() {
+        for partition in metadata.topics().first().map(MetadataTopic::partitions).unwrap_or_default() {
             list.add_partition(topic, partition.id());
         }
         let committed = consumer.committed_offsets(list, TIMEOUT)?;
@@ -156,6 +154,6 @@ impl Kafka {
     pub fn members(&self, group: &str) -> Result<Vec<String>> {
         let consumer: BaseConsumer = self.config().create()?;
         let list = consumer.fetch_group_list(Some(group), TIMEOUT)?;
-        Ok(list.groups().iter().flat_map(|g| g.members()).map(|m| m.client_id().to_owned()).collect())
+        Ok(list.groups().iter().flat_map(GroupInfo::members).map(|m| m.client_id().to_owned()).collect())
     }
 }

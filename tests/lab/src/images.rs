@@ -33,9 +33,9 @@ impl Image {
     /// Imports it into the lab's containerd, unless this very binary was imported before.
     pub fn import(&self, folders: &Folders) -> Result<()> {
         let digest = sha256(&self.binary)?;
+        let mark = mark(folders, &self.name);
         let marks = folders.data().join("images");
         fs::create_dir_all(&marks)?;
-        let mark = marks.join(self.name.replace(['/', ':'], "_"));
         if fs::read_to_string(&mark).is_ok_and(|imported| imported == digest) {
             return Ok(());
         }
@@ -44,6 +44,11 @@ impl Image {
         fs::remove_file(&archive)?;
         fs::write(mark, digest)?;
         Ok(())
+    }
+
+    /// The digest of the binary that was imported under this name.
+    pub fn imported(folders: &Folders, name: &str) -> Option<String> {
+        fs::read_to_string(mark(folders, name)).ok()
     }
 
     fn archive(&self, scratch: &Path) -> Result<PathBuf> {
@@ -127,6 +132,11 @@ impl Image {
         }
         Ok(())
     }
+}
+
+/// Where it is noted which binary an image holds.
+fn mark(folders: &Folders, name: &str) -> PathBuf {
+    folders.data().join("images").join(name.replace(['/', ':'], "_"))
 }
 
 fn copy_into(root: &Path, file: &Path) -> Result<()> {

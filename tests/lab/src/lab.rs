@@ -232,6 +232,9 @@ impl Lab {
             "--set",
             "consumerImage.tag=dev",
         ]);
+        // The tag stays the same: what tells that another binary is in it makes helm roll the operator.
+        let image = Image::imported(&self.folders, OPERATOR_IMAGE).unwrap_or_default();
+        command.args(["--set-string", &format!("podAnnotations.image={image}")]);
         for value in values {
             command.args(["--set", value]);
         }

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::json;
 use sluice_crds::conditions;
 use sluice_e2e::{
@@ -98,16 +99,60 @@ pub async fn a_receiver_that_fails_hangs_or_is_away_costs_no_record(world: Arc<W
     scene.end().await
 }
 
-/// The image of `examples/custom-handler`, built on the library.
+/// Nobody listens for two minutes, longer than all retries: nothing is skipped, no pod is added or restarted for it, the
+/// lane is reported, and all recovers by itself.
+pub async fn a_receiver_may_be_away_for_two_minutes(world: Arc<World>) -> Result<()> {
+    let scene = world.scene("two-minutes", 2).await?;
+    let receiver = Receiver::start(world.lab.address()).await?;
+    let http = json!({
+        "handler": {"log": null, "http": {"url": receiver.url(), "timeout": "2s"}},
+        "delivery": {"retry": {"maxRetries": 3, "minBackoff": "200ms", "maxBackoff": "5s"}},
+    });
+    scene.consumer.apply(scene.spec(&http)).await?;
+    scene.consumer.until_condition(conditions::READY, "True", SOON).await?;
+    let away = receiver.leave().await;
+    let values: Vec<String> = (0..40).map(|n| format!("record {n}")).collect();
+    let records: Vec<Record<'_>> = values
+        .iter()
+        .enumerate()
+        .map(|(n, value)| Record { partition: (n % 2) as i32, key: Some(b"k"), value: Some(value.as_bytes()) })
+        .collect();
+    world.kafka.send(&scene.topic, &records)?;
+    // The promise is about this time; nothing that could be waited for ends it earlier.
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let status = scene.consumer.status().await?;
+    ensure!(status.lag == Some(40) && status.replicas == Some(1), "{status:?}");
+    let restarts: i32 = scene
+        .consumer
+        .pods()
+        .await?
+        .iter()
+        .flat_map(|pod| pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten()))
+        .map(|container| container.restart_count)
+        .sum();
+    ensure!(restarts == 0, "the pod was restarted {restarts} times for a receiver that was away");
+    let receiver = away.come_back().await?;
+    scene.consumer.until_status("lag 0", SOON, |s| s.lag == Some(0)).await?;
+    let bodies: Vec<u8> = receiver.taken().into_iter().flat_map(|call| call.body).collect();
+    let text = String::from_utf8_lossy(&bodies).into_owned();
+    for value in &values {
+        // Batches carry values as base64.
+        let encoded = STANDARD.encode(value);
+        ensure!(text.contains(value.as_str()) || text.contains(&encoded), "{value} never arrived");
+    }
+    scene.end().await
+}
+
+/// The image of `examples/custom-handler`, built on the library: it adds up numbers.
 pub async fn a_custom_handler_runs(world: Arc<World>) -> Result<()> {
     let scene = world.scene("custom", 1).await?;
     let custom = json!({
-        "handler": {"log": null, "custom": {"config": {"greeting": "hello from the spec"}}},
+        "handler": {"log": null, "custom": {"config": {"label": "total"}}},
         "pod": {"image": CUSTOM_IMAGE},
     });
     scene.consumer.apply(scene.spec(&custom)).await?;
     scene.consumer.until_condition(conditions::READY, "True", SOON).await?;
-    world.kafka.send(&scene.topic, &[Record { partition: 0, key: Some(b"k"), value: Some(b"v") }])?;
+    world.kafka.send(&scene.topic, &[Record { partition: 0, key: Some(b"k"), value: Some(b"42") }])?;
     scene.consumer.until_status("lag 0 after a record", SOON, |s| s.lag == Some(0)).await?;
     until("the offset to be committed", SOON, || async {
         let committed = world.kafka.committed(&scene.consumer.group(), &scene.topic)?;

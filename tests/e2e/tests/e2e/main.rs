@@ -46,6 +46,7 @@ const TESTS: &[Test] = tests![
     modes::two_consumers_of_one_group_are_told,
     handlers::records_of_every_shape_arrive_as_they_are,
     handlers::a_receiver_that_fails_hangs_or_is_away_costs_no_record,
+    handlers::a_receiver_may_be_away_for_two_minutes,
     handlers::a_custom_handler_runs,
     scaling::a_spike_is_followed_up_and_down,
     scaling::pods_go_to_zero_and_wake,
