@@ -30,24 +30,15 @@ pub async fn an_uninstalled_operator_leaves_the_consumers_running(world: Arc<Wor
     scene.consumer.apply(scene.spec(&json!({}))).await?;
     scene.consumer.until_condition(conditions::READY, "True", SOON).await?;
     world.lab.uninstall_operator()?;
-    let left = world.lab.kubectl(&[
-        "get",
-        "all,sa,role,rolebinding,cm",
-        "-n",
-        OPERATOR_NAMESPACE,
-        "-l",
-        "app.kubernetes.io/instance=sluice",
-        "-o",
-        "name",
-    ])? + &world.lab.kubectl(&[
-        "get",
-        "clusterrole,clusterrolebinding",
-        "-l",
-        "app.kubernetes.io/instance=sluice",
-        "-o",
-        "name",
-    ])?;
-    ensure!(left.trim().is_empty(), "left of the operator: {left}");
+    until("nothing to be left of the operator", SOON, || async {
+        let of_it = ["-l", "app.kubernetes.io/instance=sluice", "-o", "name"];
+        let namespaced = ["get", "all,sa,role,rolebinding,cm", "-n", OPERATOR_NAMESPACE];
+        let whole = ["get", "clusterrole,clusterrolebinding"];
+        let left = world.lab.kubectl(&[&namespaced[..], &of_it].concat())?
+            + &world.lab.kubectl(&[&whole[..], &of_it].concat())?;
+        Ok(if left.trim().is_empty() { Ok(()) } else { Err(left) })
+    })
+    .await?;
     world.kafka.send(&scene.topic, &[Record { partition: 0, key: None, value: Some(b"v") }])?;
     until("a record to be handled without an operator", SOON, || async {
         Ok(if scene.handled() == 1 { Ok(()) } else { Err(scene.handled()) })
