@@ -122,11 +122,13 @@ fn draw(frame: &mut Frame<'_>, scene: &Scene, clock: i64) {
     let series = |value: fn(&Reading) -> f64| -> Vec<(f64, f64)> {
         scene.readings.iter().map(|reading| (scene.seconds(reading.at), value(reading))).collect()
     };
-    let end = scene.seconds(now.at).max(60.0);
+    // The axis begins with what is read now: the first pod's trial is another story.
+    let start = scene.readings.first().map_or(0.0, |first| scene.seconds(first.at));
+    let time = [start, scene.seconds(now.at).max(start + 60.0)];
     plot(
         frame,
         rates,
-        end,
+        time,
         &title("records a second", &[("arriving", ARRIVING, now.arriving), ("handled", HANDLED, now.handled)]),
         &[(ARRIVING, series(|r| r.arriving)), (HANDLED, series(|r| r.handled))],
         500.0,
@@ -135,7 +137,7 @@ fn draw(frame: &mut Frame<'_>, scene: &Scene, clock: i64) {
     plot(
         frame,
         backlog,
-        end,
+        time,
         &title("records waiting", &[("backlog", BACKLOG, now.backlog as f64)]),
         &[(BACKLOG, series(|r| r.backlog as f64))],
         100.0,
@@ -144,7 +146,7 @@ fn draw(frame: &mut Frame<'_>, scene: &Scene, clock: i64) {
     plot(
         frame,
         pods,
-        end,
+        time,
         &title("pods", &[("asked for", WANTED, f64::from(now.wanted)), ("ready", READY, f64::from(now.ready))]),
         &[(WANTED, series(|r| f64::from(r.wanted))), (READY, series(|r| f64::from(r.ready)))],
         4.0,
@@ -181,7 +183,7 @@ fn title(name: &str, lines: &[(&str, Color, f64)]) -> Line<'static> {
 fn plot(
     frame: &mut Frame<'_>,
     area: Rect,
-    end: f64,
+    time: [f64; 2],
     title: &Line<'static>,
     lines: &[(Color, Vec<(f64, f64)>)],
     least: f64,
@@ -200,12 +202,15 @@ fn plot(
         })
         .collect();
     // One row of times is enough for three plots, and rows are scarce.
-    let times: Vec<String> =
-        if times { (0..=4).map(|n| format!("{:.0} s", end * f64::from(n) / 4.0)).collect() } else { Vec::new() };
+    let times: Vec<String> = if times {
+        (0..=4).map(|n| format!("{:.0} s", time[0] + (time[1] - time[0]) * f64::from(n) / 4.0)).collect()
+    } else {
+        Vec::new()
+    };
     let chart = Chart::new(datasets)
         .block(Block::bordered().title(title.clone()).border_style(Style::new().dim()))
         .legend_position(None)
-        .x_axis(Axis::default().bounds([0.0, end]).labels(times).style(Style::new().dim()))
+        .x_axis(Axis::default().bounds(time).labels(times).style(Style::new().dim()))
         .y_axis(
             Axis::default()
                 .bounds([0.0, top])
