@@ -24,7 +24,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use crate::{
     backoff,
     group::Kafka,
-    groups::Groups,
+    groups::{Claim, Groups},
     health::Health,
     memory::{Memory, Waiting},
     metrics::Metrics,
@@ -115,13 +115,19 @@ pub async fn run(shared: &Arc<Shared>, scopes: Vec<Scope>, concurrency: u16, sto
     let stores: Vec<_> = scopes.iter().map(|scope| scope.stores.clone()).collect();
     let ready = Arc::new(CancellationToken::new());
     shared.health.wait_for(WATCHES);
-    let (health, all_ready) = (Arc::clone(&shared.health), Arc::clone(&ready));
+    let (shared_then, all_ready) = (Arc::clone(shared), Arc::clone(&ready));
     // Passes begin when every watch of every scope has its first list: a pass that did not see a child would make it again.
     let listing = AbortOnDropHandle::new(tokio::spawn(async move {
         for stores in stores {
             stores.ready().await;
+            // All claims are known before the first pass: else the first consumer that is seen would have the group.
+            for consumer in stores.consumers.state().iter().filter_map(|object| object.0.as_ref().ok()) {
+                if let Some((group, claim)) = Claim::of(consumer) {
+                    shared_then.groups.claim(&group, claim);
+                }
+            }
         }
-        health.done(WATCHES);
+        shared_then.health.done(WATCHES);
         all_ready.cancel();
     }));
     let passes = scopes.into_iter().map(|scope| scope_passes(shared, scope, concurrency, &ready, &stop).boxed());

@@ -21,6 +21,13 @@ pub struct Reading {
     pub protocol: Option<GroupProtocol>,
 }
 
+impl Reading {
+    /// Whether nothing was read yet, and nothing went wrong either.
+    pub fn is_empty(&self) -> bool {
+        self.snapshot.is_none() && self.trouble.is_none()
+    }
+}
+
 /// What went wrong with Kafka, in the broker's words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]

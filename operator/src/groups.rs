@@ -6,8 +6,9 @@ use std::{
 };
 
 use jiff::Timestamp;
+use sluice_crds::KafkaConsumer;
 
-use crate::validate::Identity;
+use crate::validate::{self, Identity};
 
 /// A consumer's claim to a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +21,21 @@ pub struct Claim {
     pub bootstrap_servers: String,
     /// The Kafka cluster's id, where it is known: it unites different addresses of one cluster.
     pub cluster_id: Option<String>,
+}
+
+impl Claim {
+    /// A consumer's claim, with its group.
+    pub fn of(consumer: &KafkaConsumer) -> Option<(String, Self)> {
+        let id = validate::identity(consumer).ok()?;
+        let status = consumer.status.clone().unwrap_or_default();
+        let claim = Self {
+            since: consumer.metadata.creation_timestamp.as_ref().map(|t| t.0),
+            bootstrap_servers: consumer.spec.kafka.bootstrap_servers.clone(),
+            cluster_id: status.cluster_id,
+            id,
+        };
+        Some((validate::group_id(consumer, &claim.id), claim))
+    }
 }
 
 /// All claims, by group.

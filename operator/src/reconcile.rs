@@ -158,13 +158,9 @@ async fn refuse(
 
 /// Claims the group. The older of two consumers keeps it; members of somebody else's are in the way too.
 fn claim(v: &Validated, seen: &Children, reading: &Reading, context: &Context, foreign: &[String]) -> Option<Conflict> {
-    let claim = Claim {
-        id: v.id.clone(),
-        since: seen.consumer.metadata.creation_timestamp.as_ref().map(|t| t.0),
-        bootstrap_servers: v.kafka.bootstrap_servers.clone(),
-        cluster_id: reading.cluster_id.clone(),
-    };
-    let older = context.shared.groups.claim(&v.kafka.group_id, claim).map(Conflict::Other);
+    let (group, mut claim) = Claim::of(&seen.consumer)?;
+    claim.cluster_id = reading.cluster_id.clone().or(claim.cluster_id);
+    let older = context.shared.groups.claim(&group, claim).map(Conflict::Other);
     older.or_else(|| (!v.take_over && !foreign.is_empty()).then(|| Conflict::Foreign(foreign.to_vec())))
 }
 

@@ -126,6 +126,12 @@ pub fn identity(consumer: &KafkaConsumer) -> Result<Identity, Error> {
     })
 }
 
+/// The consumer's group: as it was pinned, as the spec names it, else NAMESPACE.NAME.
+pub fn group_id(consumer: &KafkaConsumer, id: &Identity) -> String {
+    let pinned = consumer.status.as_ref().and_then(|status| status.group_id.clone());
+    pinned.or_else(|| consumer.spec.kafka.group_id.clone()).unwrap_or_else(|| format!("{}.{}", id.namespace, id.name))
+}
+
 /// Whether the operator is to leave the children alone.
 pub fn is_paused(consumer: &KafkaConsumer) -> bool {
     is_set(consumer, labels::PAUSED)
@@ -162,10 +168,7 @@ pub fn validate(consumer: &KafkaConsumer, default_image: Option<&str>, rules: &m
     }
     let (spec, status) = (&consumer.spec, consumer.status.clone().unwrap_or_default());
     let image = spec.pod.image.clone().or(status.image).or_else(|| default_image.map(str::to_owned));
-    let group_id = status
-        .group_id
-        .or_else(|| spec.kafka.group_id.clone())
-        .unwrap_or_else(|| format!("{}.{}", id.namespace, id.name));
+    let group_id = group_id(consumer, &id);
     let protocol = match spec.kafka.protocol {
         GroupProtocol::Auto => status.protocol.unwrap_or(GroupProtocol::Auto),
         chosen => chosen,

@@ -17,8 +17,8 @@ use std::{
 
 use rdkafka::{
     ClientConfig, bindings as c,
+    consumer::{BaseConsumer, Consumer},
     error::KafkaError,
-    producer::{BaseProducer, Producer},
     types::RDKafkaErrorCode,
 };
 
@@ -106,7 +106,7 @@ pub enum Answer {
 /// A client of one Kafka cluster for admin calls.
 pub struct Admin {
     queue: *mut c::rd_kafka_queue_t,
-    client: BaseProducer,
+    client: BaseConsumer,
 }
 
 // SAFETY: librdkafka's handles and queues may be used from any thread; `Admin` is moved to one thread and stays there.
@@ -134,19 +134,24 @@ impl<T> Drop for Owned<T> {
 impl Admin {
     /// A client of the brokers at these addresses. Nothing is sent yet.
     ///
+    /// It is a consumer with a group, though it never joins one: when the broker that is asked for offsets does not
+    /// coordinate the group (any more), librdkafka 2.12 tells the client's own group, and without one it reads a null
+    /// pointer (`rd_kafka_handle_OffsetFetch`). `group` is one that is followed, so that no further access is needed.
+    ///
     /// # Errors
     /// When librdkafka does not take the settings.
-    pub fn new(bootstrap_servers: &str) -> Result<Self, KafkaError> {
-        let client: BaseProducer = ClientConfig::new()
+    pub fn new(bootstrap_servers: &str, group: &str) -> Result<Self, KafkaError> {
+        let client: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", bootstrap_servers)
             .set("client.id", "sluice-operator")
-            // A producer's metadata request creates topics on a stock broker: asking must not.
+            .set("group.id", group)
+            .set("enable.auto.commit", "false")
+            // A metadata request creates topics on a stock broker: asking must not.
             .set("allow.auto.create.topics", "false")
             .set("log.connection.close", "false")
             .set("socket.keepalive.enable", "true")
             .set("socket.connection.setup.timeout.ms", "5000")
             .set("reconnect.backoff.max.ms", "2000")
-            .set("queue.buffering.max.kbytes", "64")
             .create()?;
         // SAFETY: the handle is valid: the client was just made.
         let queue = unsafe { c::rd_kafka_queue_new(client.client().native_ptr()) };
@@ -283,7 +288,8 @@ impl Admin {
 
     /// Serves librdkafka's own callbacks (logs, errors), without waiting.
     pub fn serve(&self) {
-        self.client.poll(Duration::ZERO);
+        // It is assigned nothing, so there are no records; errors of the connections are those of the requests too.
+        drop(self.client.poll(Duration::ZERO));
     }
 
     /// The next answer with its tag, if one comes within `timeout`.

@@ -12,6 +12,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use rdkafka::types::RDKafkaErrorCode;
 use sluice_crds::{
     conditions::reason,
     config::KafkaConfig,
@@ -34,6 +35,8 @@ const LONGEST: Duration = Duration::from_secs(15);
 const ROUND: Duration = Duration::from_secs(4);
 /// What a request may take.
 const REQUEST: Duration = Duration::from_secs(3);
+/// A client is made anew not more often than this.
+const RENEWAL: Duration = Duration::from_secs(5);
 /// Topics, log starts and quiet groups are read this often.
 const SELDOM: Duration = Duration::from_secs(10);
 /// The setting that tells what `protocol: Auto` means.
@@ -70,12 +73,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts to read the cluster at these addresses.
-    pub fn start(bootstrap_servers: &str) -> Arc<Self> {
+    /// Starts to read the cluster at these addresses; `group` is the first that is followed.
+    pub fn start(bootstrap_servers: &str, group: &str) -> Arc<Self> {
         let (commands, inbox) = mpsc::channel();
-        let addresses = bootstrap_servers.to_owned();
-        let started =
-            thread::Builder::new().name("kafka-reader".to_owned()).spawn(move || Reader::new(addresses, inbox).run());
+        let reader = Reader::new(bootstrap_servers.to_owned(), group.to_owned(), inbox);
+        let started = thread::Builder::new().name("kafka-reader".to_owned()).spawn(move || reader.run());
         if let Err(error) = started {
             // The groups then stay unknown, and say so.
             tracing::error!(%error, "no thread can be started to read Kafka");
@@ -111,6 +113,10 @@ impl Cluster {
 
 struct Reader {
     addresses: String,
+    /// The group that the client is made with.
+    group: String,
+    /// A broker that was asked does not coordinate a group (any more).
+    coordinator_moved: bool,
     inbox: mpsc::Receiver<Command>,
     groups: Vec<Weak<Following>>,
     topics: BTreeMap<String, TopicState>,
@@ -134,9 +140,11 @@ enum Asked {
 }
 
 impl Reader {
-    fn new(addresses: String, inbox: mpsc::Receiver<Command>) -> Self {
+    fn new(addresses: String, group: String, inbox: mpsc::Receiver<Command>) -> Self {
         Self {
             addresses,
+            group,
+            coordinator_moved: false,
             inbox,
             groups: Vec::new(),
             topics: BTreeMap::new(),
@@ -150,11 +158,12 @@ impl Reader {
     }
 
     fn run(mut self) {
-        let admin = match Admin::new(&self.addresses) {
+        let mut admin = match Admin::new(&self.addresses, &self.group) {
             Ok(admin) => admin,
             Err(error) => return self.refuse(&error.to_string()),
         };
         let mut next = Instant::now();
+        let mut made = Instant::now();
         loop {
             match self.inbox.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(Command::Follow(group)) => {
@@ -178,6 +187,15 @@ impl Reader {
             let begin = Instant::now();
             self.round(&admin);
             admin.serve();
+            // librdkafka keeps who coordinates a group for as long as it is asked for, and does not forget it on this
+            // error: only a new client finds the new coordinator.
+            if std::mem::take(&mut self.coordinator_moved) && made.elapsed() >= RENEWAL {
+                match Admin::new(&self.addresses, &self.group) {
+                    Ok(new) => admin = new,
+                    Err(error) => tracing::warn!(addresses = %self.addresses, %error, "cannot renew the client"),
+                }
+                made = Instant::now();
+            }
             self.pace(begin.elapsed());
             next = begin + self.interval;
         }
@@ -380,6 +398,7 @@ impl Reader {
                     {
                         state.failed = Some(round::trouble(&self.addresses, &failure));
                     }
+                    self.coordinator_moved |= failure.code == RDKafkaErrorCode::NotCoordinator;
                     if round::is_transport(&failure) {
                         silent = Some(failure.to_string());
                         self.topics_at = None;

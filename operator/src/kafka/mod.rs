@@ -32,7 +32,7 @@ impl Kafka for Readers {
         clusters.retain(|_, cluster| cluster.strong_count() > 0);
         let known = clusters.get(&what.bootstrap_servers).and_then(Weak::upgrade);
         let cluster = known.unwrap_or_else(|| {
-            let cluster = Cluster::start(&what.bootstrap_servers);
+            let cluster = Cluster::start(&what.bootstrap_servers, &what.group_id);
             clusters.insert(what.bootstrap_servers.clone(), Arc::downgrade(&cluster));
             cluster
         });

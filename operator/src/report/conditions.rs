@@ -47,6 +47,12 @@ impl Verdict {
         Self::new(None, reason::PENDING, message)
     }
 
+    /// What a condition said before.
+    pub fn of(conditions: &[Condition], type_: &str) -> Option<Self> {
+        let condition = conditions.iter().find(|c| c.type_ == type_)?;
+        Some(Self::new(get(conditions, type_), &condition.reason, condition.message.clone()))
+    }
+
     fn word(&self) -> &'static str {
         match self.status {
             Some(true) => "True",

@@ -82,6 +82,14 @@ pub fn next(last: &KafkaConsumerStatus, facts: &Facts, verdicts: &Verdicts, now:
         observed_generation: generation,
         conditions: last.conditions.clone(),
     };
+    if facts.reading.is_empty() {
+        // The operator was started again: what it knew is not unknown because it has not read yet.
+        status.lag = last.lag;
+        status.behind_seconds = last.behind_seconds;
+        status.arrival_rate = last.arrival_rate;
+        status.handled_rate = last.handled_rate;
+        status.capacity_per_pod = last.capacity_per_pod;
+    }
     set_all(&mut status, verdicts, generation, now);
     status
 }

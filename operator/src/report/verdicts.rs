@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use sluice_crds::conditions::reason;
+use sluice_crds::conditions::{KAFKA_REACHABLE, READY, SCALING_ACTIVE, SCALING_LIMITED, reason};
 
 use super::{
     conditions::{self, Verdict},
@@ -26,11 +26,14 @@ pub fn of_pass(
     failed: Option<&Verdict>,
     now: Timestamp,
 ) -> Verdicts {
+    let status = seen.status();
+    // The operator was started again: until it has read for itself, what was known is not forgotten.
+    let before = |type_: &str| Verdict::of(&status.conditions, type_).filter(|_| reading.is_empty());
     Verdicts {
-        ready: failed.cloned().unwrap_or_else(|| ready(v, seen, course, waits, now)),
-        kafka_reachable: kafka_reachable(reading),
-        scaling_active: scaling_active(v, course),
-        scaling_limited: scaling_limited(v, reading, course),
+        ready: failed.cloned().unwrap_or_else(|| ready(v, seen, reading, course, waits, now)),
+        kafka_reachable: before(KAFKA_REACHABLE).unwrap_or_else(|| kafka_reachable(reading)),
+        scaling_active: before(SCALING_ACTIVE).unwrap_or_else(|| scaling_active(v, course)),
+        scaling_limited: before(SCALING_LIMITED).unwrap_or_else(|| scaling_limited(v, reading, course)),
         group_conflict: group_conflict(v, course),
     }
 }
@@ -48,7 +51,14 @@ pub fn of_refusal(message: &str) -> Verdicts {
     }
 }
 
-fn ready(v: &Validated, seen: &Children, course: &Course, waits: Option<&Verdict>, now: Timestamp) -> Verdict {
+fn ready(
+    v: &Validated,
+    seen: &Children,
+    reading: &Reading,
+    course: &Course,
+    waits: Option<&Verdict>,
+    now: Timestamp,
+) -> Verdict {
     if let Some(conflict) = &course.conflict {
         let (reason, message) = conflict_words(v, conflict);
         return Verdict::no(reason, message);
@@ -56,11 +66,19 @@ fn ready(v: &Validated, seen: &Children, course: &Course, waits: Option<&Verdict
     if let Some(waits) = waits {
         return waits.clone();
     }
+    // No pods because nothing is known is another thing than no pods because none are needed.
+    let known = course.planned.as_ref().is_some_and(|p| p.known);
+    if course.replicas.unwrap_or(0) == 0 && !known && v.replicas != Replicas::Suspended {
+        let before = Verdict::of(&seen.status().conditions, READY).filter(|_| reading.is_empty());
+        return match &reading.trouble {
+            Some(trouble) => Verdict::no(trouble.reason, trouble.message.clone()),
+            None => {
+                before.unwrap_or_else(|| Verdict::no(reason::LAG_UNKNOWN, "the first pod waits until the lag is known"))
+            }
+        };
+    }
     let pods: Vec<&Pod> = seen.pods.iter().map(AsRef::as_ref).collect();
-    let verdict = match course.replicas {
-        Some(desired) => conditions::pods(desired, seen.deployment.as_deref(), &pods, now),
-        None => Verdict::no(reason::PENDING, "the first pod waits until the lag is known"),
-    };
+    let verdict = conditions::pods(course.replicas.unwrap_or(0), seen.deployment.as_deref(), &pods, now);
     if v.paused {
         return Verdict {
             reason: reason::PAUSED.to_owned(),

@@ -12,7 +12,7 @@ use clap::Parser;
 use kafka::FakeKafka;
 use serde_json::{Value, json};
 use server::{Call, Fault, Server};
-use sluice_operator::{args::Args, run};
+use sluice_operator::{args::Args, group::Trouble, run};
 use sluice_planner::snapshot::{Committed, Member};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -561,4 +561,23 @@ async fn one_that_is_being_deleted_is_left_to_the_garbage_collector() {
     quiet().await;
     assert!(server.writes().is_empty(), "{:?}", server.writes());
     assert!(kafka.followed().is_empty(), "its group is no longer read");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_pods_because_nothing_is_known_is_not_ready() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(4));
+    let trouble = Trouble { reason: "UnknownTopic", message: "the topic orders does not exist".to_owned() };
+    kafka.set(|reading| {
+        reading.snapshot = None;
+        reading.trouble = Some(trouble);
+    });
+    let _operator = start(&server, &kafka);
+    let mut auto = consumer("orders", 0);
+    auto["spec"].as_object_mut().unwrap().remove("replicas");
+    auto["spec"]["scaling"] = json!({ "minReplicas": 0 });
+    server.put("kafkaconsumers", auto);
+    quiet().await;
+    let object = server.get("kafkaconsumers", "orders").unwrap();
+    assert!(is(&object, "Ready", "False", "UnknownTopic"), "{object:#}");
+    assert!(is(&object, "KafkaReachable", "False", "UnknownTopic"), "{object:#}");
 }
