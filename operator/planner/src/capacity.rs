@@ -54,6 +54,8 @@ struct Counters {
     boot: i64,
     at: i64,
     seen: Millis,
+    /// Whether the report speaks of one revision alone.
+    whole: bool,
     revision: u64,
     handled: u64,
     seconds: f64,
@@ -73,8 +75,10 @@ impl Capacity {
             // Capacity at new knobs is believed only from reports that carry them.
             self.revision = newest;
             (self.records, self.seconds) = (0.0, 0.0);
+            self.usable = None;
         }
         let mut recent = Vec::new();
+        let mut usable = Vec::new();
         for (pod, report) in &reports {
             let before = self.pods.get(*pod).copied();
             let same = before.filter(|b| (b.boot, b.at) == (report.boot, report.at));
@@ -82,7 +86,16 @@ impl Capacity {
             if snapshot.at - seen < RECENT {
                 recent.push(*report);
             }
+            // The first report at new knobs is a mean over both: it would say that more slots are of no use.
+            let whole = match same {
+                Some(before) => before.whole,
+                None => before.is_some_and(|b| b.boot == report.boot && b.revision == report.revision),
+            };
+            if whole && snapshot.at - seen < RECENT && report.usable_slots > 0.0 && report.usable_slots.is_finite() {
+                usable.push(report.usable_slots);
+            }
             let counters = Counters {
+                whole,
                 boot: report.boot,
                 at: report.at,
                 seen,
@@ -102,7 +115,9 @@ impl Capacity {
             let mean = |of: fn(&ProgressReport) -> f64| {
                 recent.iter().map(|r| of(r)).filter(|x| x.is_finite()).sum::<f64>() / recent.len() as f64
             };
-            self.usable = Some(mean(|r| r.usable_slots)).filter(|u| *u > 0.0).or(self.usable);
+            if !usable.is_empty() {
+                self.usable = Some(usable.iter().sum::<f64>() / usable.len() as f64);
+            }
             self.busy = Some(mean(|r| r.busy));
             self.full = Some(mean(|r| r.full_batches));
             self.p99 = recent.iter().map(|r| r.handler_p99_ms).reduce(f64::max);
@@ -189,5 +204,53 @@ impl Capacity {
             },
         };
         self.believed.unwrap_or(FIRST_GUESS) * slots
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::snapshot::{Committed, Partition, TopicPartition};
+
+    fn report(second: i64, revision: u64, usable_slots: f64) -> Snapshot {
+        let report = ProgressReport {
+            version: 1,
+            pod: "pod".into(),
+            at: second * 1_000,
+            revision,
+            usable_slots,
+            busy: 1.0,
+            pod_handled: 450 * second.unsigned_abs(),
+            slot_seconds: second as f64,
+            ..ProgressReport::default()
+        };
+        let partition = Partition {
+            id: TopicPartition { topic: "t".into(), partition: 0 },
+            start: Some(0),
+            end: Some(0),
+            end_at: second * 1_000,
+            committed: Committed::At(0),
+            committed_at: second * 1_000,
+            report: Some(Arc::new(report)),
+        };
+        Snapshot { at: second * 1_000, partitions: vec![partition], group: None }
+    }
+
+    /// In the second in which a pod goes from one slot to four it could use one and a half in the mean: taken for the slots
+    /// that its keys leave usable, that asked for pods which were not needed.
+    #[test]
+    fn the_second_in_which_knobs_change_says_nothing_of_usable_slots() {
+        let four = Knobs { batch_size: 50, concurrency: 4 };
+        let mut capacity = Capacity::default();
+        for (second, revision, usable) in [(1, 1, 1.0), (2, 1, 1.0), (3, 2, 1.5)] {
+            capacity.record(&report(second, revision, usable));
+        }
+        capacity.speaks_of(four);
+        assert!((capacity.of_pod(four, Ordering::Key, 12) - 1_800.0).abs() < 1.0);
+        // A whole second at them does: here the keys leave two.
+        capacity.record(&report(4, 2, 2.0));
+        assert!((capacity.of_pod(four, Ordering::Key, 12) - 900.0).abs() < 1.0);
     }
 }
