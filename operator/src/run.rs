@@ -121,7 +121,7 @@ async fn definition(shared: &Shared) -> Result<(), Error> {
             Err(error @ kube::Error::Api(_)) if refused(&error) => return Err(Error::Refused(error)),
             // Discovery answers "not found" for a group that nobody has defined.
             Ok(_) => missing(look, "it is not installed"),
-            Err(kube::Error::Api(status)) if status.is_not_found() => missing(look, "it is not installed"),
+            Err(kube::Error::Api(status)) if status.code == 404 => missing(look, "it is not installed"),
             Err(error) => missing(look, &error.to_string()),
         }
         shared.health.tick();

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use futures::{FutureExt, Stream, StreamExt, channel::mpsc, stream::BoxStream};
+use futures::{Stream, StreamExt, channel::mpsc, stream::BoxStream};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -28,6 +28,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use sluice_crds::{KafkaConsumer, labels};
+use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
@@ -49,6 +50,8 @@ pub struct Stores {
     pub config_maps: Store<ConfigMap>,
     /// Their pods, by consumer.
     pub pods: Arc<Pods>,
+    /// Set when a watch has its first list.
+    listed: [CancellationToken; 4],
 }
 
 /// One scope: its stores, its stream of requests, and the way to ask for more.
@@ -75,44 +78,34 @@ pub fn scope(client: &Client, namespace: Option<&str>, metrics: &Arc<Metrics>) -
     let config_map_events = watcher(api::<ConfigMap>(client, namespace), ours.clone()).default_backoff();
     let pod_events = watcher(api::<Pod>(client, namespace), ours).default_backoff();
     let index = Arc::clone(&pods);
+    let see = move |event: &_| {
+        if let Ok(event) = event {
+            index.see(event);
+        }
+    };
+    let listed: [CancellationToken; 4] = Default::default();
+    let [a, b, c, d] = listed.clone();
     let requests = futures::stream::select_all([
-        // Deletions ask for a pass too: the pass finds the object gone, and what is kept of it is dropped.
-        requests(
-            "KafkaConsumer",
-            metrics,
-            consumer_events.modify(strip).reflect(consumer_writer).touched_objects(),
-            |c| Some(ObjectRef::from_obj(c)),
-        ),
-        requests("Deployment", metrics, deployment_events.reflect(deployment_writer).touched_objects(), owner),
-        requests("ConfigMap", metrics, config_map_events.reflect(config_map_writer).touched_objects(), owner),
-        requests(
-            "Pod",
-            metrics,
-            pod_events
-                .modify(slim)
-                .inspect(move |event| {
-                    if let Ok(event) = event {
-                        index.see(event);
-                    }
-                })
-                .touched_objects(),
-            owner,
-        ),
+        requests("KafkaConsumer", metrics, consumer_events.modify(strip).reflect(consumer_writer), a, |c| {
+            Some(ObjectRef::from_obj(c))
+        }),
+        requests("Deployment", metrics, deployment_events.reflect(deployment_writer), b, owner),
+        requests("ConfigMap", metrics, config_map_events.reflect(config_map_writer), c, owner),
+        requests("Pod", metrics, pod_events.modify(slim).inspect(see), d, owner),
         woken.map(|object| Ok(request(object, "a new reading"))).boxed(),
     ]);
-    Scope { stores: Stores { consumers, deployments, config_maps, pods }, requests: requests.boxed(), wake }
+    Scope { stores: Stores { consumers, deployments, config_maps, pods, listed }, requests: requests.boxed(), wake }
 }
 
 impl Stores {
     /// Waits until every watch has its first list.
+    ///
+    /// Not by the stores' own `wait_until_ready`: of two tasks that wait for one store kube 5.0.0 wakes only the last, and
+    /// the controller waits for the consumers too.
     pub async fn ready(&self) {
-        // A writer that was dropped is a scope that has stopped; there is nothing to wait for then.
-        let _ = futures::join!(
-            self.consumers.wait_until_ready(),
-            self.deployments.wait_until_ready(),
-            self.config_maps.wait_until_ready(),
-            self.pods.ready(),
-        );
+        for listed in &self.listed {
+            listed.cancelled().await;
+        }
     }
 }
 
@@ -126,19 +119,27 @@ where
     }
 }
 
-/// Turns a watch into requests; its errors are counted and logged, and the watch goes on after its backoff.
+/// Turns a watch into requests: each object that was touched, deletions too, asks for a pass over its consumer, which finds
+/// what is gone and drops what it kept of it. Errors are counted and logged, and the watch goes on after its backoff.
 fn requests<K, S>(
     kind: &'static str,
     metrics: &Arc<Metrics>,
-    objects: S,
+    events: S,
+    listed: CancellationToken,
     owner: impl Fn(&K) -> Option<ObjectRef<Guarded>> + Send + 'static,
 ) -> BoxStream<'static, Request>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-    S: Stream<Item = Result<K, watcher::Error>> + Send + 'static,
+    S: Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
 {
     let metrics = Arc::clone(metrics);
-    objects
+    events
+        .inspect(move |event| {
+            if matches!(event, Ok(watcher::Event::InitDone)) {
+                listed.cancel();
+            }
+        })
+        .touched_objects()
         .filter_map(move |object| {
             let found = match object {
                 Ok(object) => owner(&object).map(|o| Ok(request(o, kind))),
@@ -177,7 +178,6 @@ fn slim(pod: &mut Pod) {
 #[derive(Debug, Default)]
 pub struct Pods {
     index: Mutex<Index>,
-    filled: tokio::sync::Notify,
 }
 
 type ByName = BTreeMap<String, Arc<Pod>>;
@@ -187,7 +187,6 @@ struct Index {
     now: HashMap<ObjectRef<Guarded>, ByName>,
     /// The list that is being read; it replaces `now` when it is complete.
     next: HashMap<ObjectRef<Guarded>, ByName>,
-    filled: bool,
 }
 
 impl Pods {
@@ -198,8 +197,6 @@ impl Pods {
             watcher::Event::InitApply(pod) => insert(&mut index.next, pod),
             watcher::Event::InitDone => {
                 index.now = std::mem::take(&mut index.next);
-                index.filled = true;
-                self.filled.notify_waiters();
             }
             watcher::Event::Apply(pod) => insert(&mut index.now, pod),
             watcher::Event::Delete(pod) => {
@@ -218,19 +215,6 @@ impl Pods {
     pub fn of(&self, consumer: &ObjectRef<Guarded>) -> Vec<Arc<Pod>> {
         let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         index.now.get(consumer).map(|pods| pods.values().cloned().collect()).unwrap_or_default()
-    }
-
-    async fn ready(&self) {
-        loop {
-            let filled = self.filled.notified();
-            futures::pin_mut!(filled);
-            // Registered before the look, so that a fill in between is not missed.
-            filled.as_mut().enable();
-            if self.index.lock().unwrap_or_else(PoisonError::into_inner).filled {
-                return;
-            }
-            filled.map(|()| ()).await;
-        }
     }
 }
 

@@ -581,3 +581,43 @@ async fn no_pods_because_nothing_is_known_is_not_ready() {
     assert!(is(&object, "Ready", "False", "UnknownTopic"), "{object:#}");
     assert!(is(&object, "KafkaReachable", "False", "UnknownTopic"), "{object:#}");
 }
+
+// kube's stores wake only the last of two tasks that wait for their first list; the operator then stood still for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_operator_that_finds_nothing_at_first_is_ready_for_what_comes() {
+    for _ in 0..40 {
+        let (server, kafka) = (Server::new(), FakeKafka::new(2));
+        let operator = start(&server, &kafka);
+        tokio::task::yield_now().await;
+        server.put("kafkaconsumers", consumer("orders", 1));
+        let came = tokio::time::timeout(Duration::from_secs(20), ready(&server, "orders", 1)).await;
+        came.expect("it is ready in time");
+        operator.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_consumers_with_one_group_the_same_one_has_it_after_a_restart() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(2));
+    let operator = start(&server, &kafka);
+    let with_group = |name: &str| {
+        let mut object = consumer(name, 1);
+        object["spec"]["kafka"]["groupId"] = json!("one");
+        object
+    };
+    // The younger one's name sorts first: it is what a list begins with.
+    server.put("kafkaconsumers", with_group("z-older"));
+    ready(&server, "z-older", 1).await;
+    server.put("kafkaconsumers", with_group("a-younger"));
+    quiet().await;
+    operator.stop().await;
+    server.take_calls();
+    // Nothing is read for a while: what was known is not forgotten meanwhile.
+    let before = kafka::reading(2);
+    kafka.set(|reading| *reading = sluice_operator::group::Reading::default());
+    let _operator = start(&server, &kafka);
+    quiet().await;
+    kafka.set(|reading| *reading = before);
+    quiet().await;
+    assert!(server.writes().is_empty(), "{:?}", server.writes());
+}
