@@ -63,6 +63,8 @@ async fn record(args: RecordArgs, client: Client, lab: Option<String>) -> anyhow
         args.bootstrap_servers.clone().or(lab).unwrap_or_else(|| consumer.spec.kafka.bootstrap_servers.clone());
     let reader = GroupReader::new(&brokers, &group, &consumer.spec.kafka.topics)?;
     let watch = Arc::new(ClusterWatch::start(client, namespace, name));
+    // So that the first row is whole; a consumer without pods is recorded all the same.
+    watch.wait_for(Duration::from_secs(3), |state| state.consumer.is_some() && state.wanted().is_some()).await;
     let mut out: Box<dyn Write + Send> = match &args.out {
         Some(path) => Box::new(File::create(path).with_context(|| format!("cannot write {}", path.display()))?),
         None => Box::new(io::stdout()),
