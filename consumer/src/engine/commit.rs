@@ -99,6 +99,14 @@ impl State {
         }
     }
 
+    /// Whether the broker has confirmed all that is done.
+    pub(super) fn is_settled(&self) -> bool {
+        let settled = |partition: &Partition| {
+            partition.tracker.committable().is_none() || partition.committed == partition.tracker.committable()
+        };
+        self.partitions.iter().all(settled)
+    }
+
     /// The broker's answer to a commit that nobody waited for.
     pub(super) fn committed(&mut self, result: &KafkaResult<()>, list: &TopicPartitionList) {
         self.commit.under_way = None;

@@ -25,6 +25,8 @@ const SAY_AGAIN: Duration = Duration::from_secs(30);
 /// While a topic does not exist, how often it is looked for, and how long an answer may take.
 const LOOK_FOR_TOPIC_EVERY: Duration = Duration::from_secs(2);
 const TOPIC_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a stop waits for a rebalance that refuses its last commit: in a rollout one is nearly always under way.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long leaving the group may take.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -88,6 +90,7 @@ impl Thread {
     /// Works until it is asked to stop and has drained.
     fn work(&mut self) -> Result<(), Error> {
         let mut deadline = None;
+        let mut drained_at = None;
         loop {
             self.poll()?;
             let now = Instant::now();
@@ -108,7 +111,14 @@ impl Thread {
                 let open = state.partitions.iter().any(Partition::unfinished);
                 if !open || now >= deadline || self.stop.hurries() {
                     self.finish(&mut state);
-                    return Ok(());
+                    let since = *drained_at.get_or_insert(now);
+                    if state.is_settled() || now.duration_since(since) >= SETTLE_TIMEOUT || self.stop.hurries() {
+                        return Ok(());
+                    }
+                    // The broker takes no commit until the group has shared out its partitions, which goes on in poll.
+                    drop(state);
+                    Waker::sleep(Duration::from_millis(50));
+                    continue;
                 }
             }
             let nap = state.nap(now);
@@ -219,16 +229,17 @@ impl Thread {
 
     /// The drain is over: what is late is cancelled, what is done is committed.
     fn finish(&self, state: &mut State) {
+        let again = mem::replace(&mut state.finished, true);
         let late: usize = state.partitions.iter().map(|partition| partition.in_work).sum();
-        if late > 0 {
+        if late > 0 && !again {
             tracing::warn!(batches = late, "the drain is over; what is in work is cancelled and will be handled again");
         }
-        state.finished = true;
         for partition in &mut state.partitions {
             partition.cancel.cancel();
             partition.lanes.clear();
         }
-        state.commit_now(&self.consumer, |partition| !partition.leaving);
+        let settled = |partition: &Partition| partition.committed == partition.tracker.committable();
+        state.commit_now(&self.consumer, |partition| !(partition.leaving || again && settled(partition)));
     }
 
     /// Leaves the group, so that others take over at once. What does not answer in time is left to the process's end.
