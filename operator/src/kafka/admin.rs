@@ -99,7 +99,7 @@ pub enum Answer {
     Topics(Vec<Topic>),
     /// To [`Admin::describe_group`].
     Group(GroupDescription),
-    /// To [`Admin::broker_setting`].
+    /// To [`Admin::broker_settings`].
     Setting(Option<String>),
 }
 
@@ -411,15 +411,14 @@ unsafe fn topic(description: *const c::rd_kafka_TopicDescription_t) -> Topic {
     // SAFETY: what it points to lives as long as it.
     unsafe {
         let name = string(c::rd_kafka_TopicDescription_name(description)).unwrap_or_default();
-        let described = match failure(c::rd_kafka_TopicDescription_error(description)) {
-            Some(failure) => Err(failure),
-            None => {
-                let mut partitions = 0;
-                c::rd_kafka_TopicDescription_partitions(description, &raw mut partitions);
-                let id = c::rd_kafka_TopicDescription_topic_id(description);
-                let id = if id.is_null() { None } else { string(c::rd_kafka_Uuid_base64str(id)) };
-                Ok((id.unwrap_or_default(), i32::try_from(partitions).unwrap_or(i32::MAX)))
-            }
+        let described = if let Some(failure) = failure(c::rd_kafka_TopicDescription_error(description)) {
+            Err(failure)
+        } else {
+            let mut partitions = 0;
+            c::rd_kafka_TopicDescription_partitions(description, &raw mut partitions);
+            let id = c::rd_kafka_TopicDescription_topic_id(description);
+            let id = if id.is_null() { None } else { string(c::rd_kafka_Uuid_base64str(id)) };
+            Ok((id.unwrap_or_default(), i32::try_from(partitions).unwrap_or(i32::MAX)))
         };
         Topic { name, described }
     }

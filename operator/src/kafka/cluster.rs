@@ -237,7 +237,7 @@ impl Reader {
     fn round(&mut self, admin: &Admin) {
         self.groups.retain(|group| group.strong_count() > 0);
         let groups: Vec<Arc<Following>> = self.groups.iter().filter_map(Weak::upgrade).collect();
-        let present: BTreeSet<usize> = groups.iter().map(|group| key(group)).collect();
+        let present: BTreeSet<usize> = groups.iter().map(key).collect();
         self.states.retain(|group, _| present.contains(group));
         let wanted: BTreeSet<&str> = groups.iter().flat_map(|g| g.what.topics.iter().map(String::as_str)).collect();
         self.topics.retain(|name, _| wanted.contains(name.as_str()));
@@ -250,10 +250,10 @@ impl Reader {
             self.cluster_id = admin.cluster_id(Duration::from_secs(2));
         }
         let failures = self.read_topics(admin, &wanted, deadline);
-        let asked = self.ask(admin, &groups, &failures);
+        let asked = self.ask(admin, &groups, failures.as_ref());
         let silent = self.take(admin, &groups, asked, deadline);
         for group in &groups {
-            self.publish(group, &failures, silent.as_deref());
+            self.publish(group, failures.as_ref(), silent.as_deref());
         }
     }
 
@@ -291,11 +291,11 @@ impl Reader {
                 }
                 (Some(Asked::Topics), Err(failure)) => trouble = Some(round::trouble(&self.addresses, &failure)),
                 (Some(Asked::Setting), Ok(Answer::Setting(value))) => {
-                    self.protocol = Some(round::protocol(value.as_deref()))
+                    self.protocol = Some(round::protocol(value.as_deref()));
                 }
                 // A broker may refuse to show its settings; `Auto` is then the classic protocol, which every broker has.
                 (Some(Asked::Setting), Err(failure)) if !round::is_transport(&failure) => {
-                    self.protocol = Some(GroupProtocol::Classic)
+                    self.protocol = Some(GroupProtocol::Classic);
                 }
                 _ => {}
             }
@@ -304,7 +304,7 @@ impl Reader {
     }
 
     /// Sends the round's requests, all at once; what was asked, by tag.
-    fn ask(&mut self, admin: &Admin, groups: &[Arc<Following>], failed: &Option<Trouble>) -> Vec<Asked> {
+    fn ask(&mut self, admin: &Admin, groups: &[Arc<Following>], failed: Option<&Trouble>) -> Vec<Asked> {
         let mut asked = Vec::new();
         if failed.is_some() {
             // Nobody answers: asking more would only make the round longer.
@@ -379,7 +379,7 @@ impl Reader {
             match (what, answer) {
                 (Asked::Starts, Ok(Answer::Offsets(offsets))) => round::take_starts(&mut self.topics, &offsets),
                 (Asked::Ends { committed }, Ok(Answer::Offsets(offsets))) => {
-                    round::take_ends(&mut self.topics, &offsets, committed, now)
+                    round::take_ends(&mut self.topics, &offsets, committed, now);
                 }
                 (Asked::Offsets(n), Ok(Answer::Offsets(offsets))) => {
                     if let Some(state) = groups.get(n).and_then(|group| self.states.get_mut(&key(group))) {
@@ -410,7 +410,7 @@ impl Reader {
         silent
     }
 
-    fn publish(&mut self, group: &Arc<Following>, failed: &Option<Trouble>, silent: Option<&str>) {
+    fn publish(&mut self, group: &Arc<Following>, failed: Option<&Trouble>, silent: Option<&str>) {
         let state = self.states.entry(key(group)).or_default();
         let isolation = group.what.isolation == Isolation::ReadCommitted;
         let before = group.reading();

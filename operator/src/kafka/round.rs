@@ -88,6 +88,9 @@ pub fn take_ends(topics: &mut BTreeMap<String, TopicState>, offsets: &[Partition
     }
 }
 
+/// What was committed for a partition, and the report that came with it.
+type Commit = (Committed, Option<Arc<ProgressReport>>);
+
 /// A group, as far as it is known.
 #[derive(Clone, Debug, Default)]
 pub struct GroupState {
@@ -101,7 +104,7 @@ pub struct GroupState {
     pub members_at: Option<Instant>,
     /// Why its offsets could not be read.
     pub failed: Option<Trouble>,
-    offsets: HashMap<(String, i32), (Committed, Option<Arc<ProgressReport>>)>,
+    offsets: HashMap<(String, i32), Commit>,
     offsets_at: Millis,
     members: Option<Group>,
     /// The ends when it was last looked at.

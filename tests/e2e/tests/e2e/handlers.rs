@@ -16,6 +16,9 @@ use sluice_lab::lab::CUSTOM_IMAGE;
 
 const SOON: Duration = Duration::from_secs(40);
 
+/// Key and value of a record.
+type Pair<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
+
 /// A null key, a null value, nothing printable, and 900 KB: each arrives once.
 pub async fn records_of_every_shape_arrive_as_they_are(world: Arc<World>) -> Result<()> {
     let scene = world.scene("shapes", 1).await?;
@@ -30,7 +33,7 @@ pub async fn records_of_every_shape_arrive_as_they_are(world: Arc<World>) -> Res
     scene.consumer.until_condition(conditions::READY, "True", SOON).await?;
     let large = vec![b'x'; 900_000];
     let binary = [0_u8, 255, 10, 13, 128];
-    let values: [(Option<&[u8]>, Option<&[u8]>); 5] = [
+    let values: [Pair<'_>; 5] = [
         (None, Some(b"null key")),
         (Some(b"k"), None),
         (Some(b""), Some(b"")),
