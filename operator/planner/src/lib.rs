@@ -2,7 +2,7 @@
 //!
 //! Here live the rules on how many pods a consumer needs and which knobs they run with, one file a question: how fast do
 //! records arrive and are handled ([`history`]), what can a pod do ([`capacity`]), how many are needed ([`count`]), which
-//! knobs ([`knobs`]), may it act ([`plan`]). No tokio, no API client, no Kafka, and no clock: `now` is an argument.
+//! knobs ([`knobs`]), may it act ([`plan()`]). No tokio, no API client, no Kafka, and no clock: `now` is an argument.
 
 pub mod capacity;
 pub mod count;

@@ -4,7 +4,7 @@
 //!
 //! Invariants, on which every `unsafe` block here stands:
 //! - `Admin` owns the client; its handle is valid as long as `Admin` lives, and the queue is destroyed before it.
-//! - What librdkafka's `*_new` returns is owned by a guard ([`Owned`]) that frees it once; requests copy their arguments.
+//! - What librdkafka's `*_new` returns is owned by a guard (`Owned`) that frees it once; requests copy their arguments.
 //! - Pointers into an event are read only while the event lives, and everything that leaves this file is copied.
 //! - Strings from librdkafka are NUL-terminated or null.
 #![allow(unsafe_code)]
