@@ -62,7 +62,7 @@ pub async fn a_suspended_consumer_keeps_its_offsets(world: Arc<World>) -> Result
 /// The annotation keeps the operator's hands off the children.
 pub async fn a_paused_consumer_is_left_alone(world: Arc<World>) -> Result<()> {
     let scene = world.scene("paused", 2).await?;
-    scene.consumer.apply(scene.spec(&json!({}))).await?;
+    scene.consumer.apply(scene.spec(&json!({"scaling": {"scaleDownAfter": "5s"}}))).await?;
     scene.consumer.until_condition(conditions::READY, "True", SOON).await?;
     scene.consumer.patch(json!({"metadata": {"annotations": {"sluice.dev/paused": "true"}}})).await?;
     let (reason, _) = scene.consumer.until_condition(conditions::SCALING_ACTIVE, "False", SOON).await?;
@@ -71,7 +71,7 @@ pub async fn a_paused_consumer_is_left_alone(world: Arc<World>) -> Result<()> {
     scene.consumer.until_replicas(2, SOON).await?;
     scene.consumer.patch(json!({"metadata": {"annotations": {"sluice.dev/paused": null}}})).await?;
     // Nothing asks for two pods: the operator takes back what it owns.
-    scene.consumer.until_replicas(1, Duration::from_secs(180)).await?;
+    scene.consumer.until_replicas(1, Duration::from_secs(60)).await?;
     scene.end().await
 }
 
