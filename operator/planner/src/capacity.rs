@@ -4,10 +4,7 @@ use std::collections::HashMap;
 
 use sluice_crds::{kafkaconsumer::Ordering, report::ProgressReport, tuning::Knobs};
 
-use crate::{
-    history::newest_reports,
-    snapshot::{Millis, Snapshot},
-};
+use crate::snapshot::{Millis, Snapshot};
 
 /// Before anything was measured: one slot is taken to handle this many records a second. It is a guess, said as one in the
 /// reason; it is replaced by the first reports.
@@ -68,7 +65,7 @@ impl Capacity {
     }
 
     pub(crate) fn record(&mut self, snapshot: &Snapshot) {
-        let reports = newest_reports(snapshot);
+        let reports = snapshot.newest_reports();
         self.pods.retain(|pod, _| reports.contains_key(pod.as_str()));
         let newest = reports.values().map(|r| r.revision).max().unwrap_or(0);
         if newest > self.revision {

@@ -1,6 +1,6 @@
 //! What was read over the last minutes, and what follows from it: rates, lag, seconds behind. Memory only.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
     capacity::Capacity,
@@ -20,6 +20,8 @@ const BLOCKED: Millis = 5_000;
 const STALLED: Millis = 15_000;
 /// A reading older than this is not taken for now: the broker does not answer.
 pub const STALE: Millis = 10_000;
+/// Ends that were read within this time are of one moment.
+const TOGETHER: Millis = 1_500;
 
 /// What the planner keeps of a consumer between passes.
 #[derive(Clone, Debug, Default)]
@@ -107,7 +109,7 @@ impl History {
             // Partitions were added: sums before and after are of different things.
             self.totals.clear();
         }
-        if let Some((end, handled)) = total {
+        if let Some((end, handled)) = total.filter(|_| self.was_read_together(snapshot)) {
             if self.totals.back().is_some_and(|last| end < last.end) {
                 // A topic was deleted and created again.
                 self.totals.clear();
@@ -119,6 +121,15 @@ impl History {
             self.jump.observe(snapshot.at, self.newest_interval(), self.arrivals_before_newest(10_000));
         }
         self.capacity.record(snapshot);
+    }
+
+    /// Whether the ends are of about one moment. Where a broker does not answer, its partitions' are not; a sum would then
+    /// show their arrivals as none, and all at once when it is back.
+    fn was_read_together(&self, snapshot: &Snapshot) -> bool {
+        let oldest = snapshot.partitions.iter().map(|p| p.end_at).min().unwrap_or(snapshot.at);
+        // Where readings come seldom, they also take longer.
+        let since = self.totals.back().map_or(0, |last| snapshot.at - last.at);
+        snapshot.at - oldest <= TOGETHER.max(since / 2)
     }
 
     /// Arrivals of the newest interval between two readings, records a second.
@@ -293,16 +304,4 @@ impl Track {
         };
         Some(((now - passed) as f64 / 1e3).max(0.0))
     }
-}
-
-/// Reports by pod, the newest of each.
-pub(crate) fn newest_reports(snapshot: &Snapshot) -> HashMap<&str, &sluice_crds::report::ProgressReport> {
-    let mut newest: HashMap<&str, &sluice_crds::report::ProgressReport> = HashMap::new();
-    for report in snapshot.partitions.iter().filter_map(|p| p.report.as_deref()) {
-        let entry = newest.entry(report.pod.as_str()).or_insert(report);
-        if (report.boot, report.at) > (entry.boot, entry.at) {
-            *entry = report;
-        }
-    }
-    newest
 }

@@ -2,7 +2,7 @@
 //!
 //! Unknown is not zero: what could not be read is `None` (or [`Committed::Unknown`]), and the planner then holds.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use sluice_crds::report::ProgressReport;
 
@@ -90,6 +90,20 @@ pub struct Member {
     pub client_id: String,
     /// What it is assigned.
     pub partitions: Vec<TopicPartition>,
+}
+
+impl Snapshot {
+    /// Reports by pod, the newest of each.
+    pub fn newest_reports(&self) -> HashMap<&str, &ProgressReport> {
+        let mut newest: HashMap<&str, &ProgressReport> = HashMap::new();
+        for report in self.partitions.iter().filter_map(|p| p.report.as_deref()) {
+            let entry = newest.entry(report.pod.as_str()).or_insert(report);
+            if (report.boot, report.at) > (entry.boot, entry.at) {
+                *entry = report;
+            }
+        }
+        newest
+    }
 }
 
 impl Partition {

@@ -209,6 +209,31 @@ fn unknown_is_not_zero() {
 }
 
 #[test]
+fn a_broker_that_hangs_and_comes_back_is_neither_a_lull_nor_a_jump() {
+    for away in [2, 5, 9] {
+        let mut feed = Feed::of(12, 6);
+        feed.seconds(100, 158, 0);
+        for second in 1..away + 60 {
+            feed.now += 1_000;
+            feed.ends.iter_mut().for_each(|end| *end += 158);
+            let mut snapshot = feed.snapshot(0);
+            if second <= away {
+                for partition in &mut snapshot.partitions[..6] {
+                    partition.end = partition.end.map(|end| end - 158 * second);
+                    partition.end_at -= 1_000 * second;
+                    partition.committed = Committed::At(partition.end.unwrap());
+                    partition.committed_at = partition.end_at;
+                }
+            }
+            let decision = feed.ask(&snapshot);
+            let case = format!("second {second}, away for {away}: {decision:?}");
+            assert_eq!(decision.replicas, 6, "{case}");
+            assert!((decision.numbers.arrivals.unwrap() - 1_896.0).abs() < 20.0, "{case}");
+        }
+    }
+}
+
+#[test]
 fn an_old_reading_is_not_taken_for_now() {
     let mut feed = Feed::of(12, 6);
     feed.seconds(20, 158, 0);

@@ -64,14 +64,17 @@ pub struct Failure {
 pub struct Topic {
     /// Its name.
     pub name: String,
-    /// Its id and number of partitions, or what the broker said.
-    pub described: Result<(String, i32), Failure>,
+    /// Its id and the leader of each partition, or what the broker said.
+    pub described: Result<(String, Vec<i32>), Failure>,
 }
+
+/// The leader of a partition that has none.
+pub const NO_LEADER: i32 = -1;
 
 /// A group as it was described.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupDescription {
-    /// Its state, by librdkafka's numbers.
+    /// Its state.
     pub state: State,
     /// Its members: client id and assignment.
     pub members: Vec<(String, Vec<(String, i32)>)>,
@@ -134,9 +137,10 @@ impl<T> Drop for Owned<T> {
 impl Admin {
     /// A client of the brokers at these addresses. Nothing is sent yet.
     ///
-    /// It is a consumer with a group, though it never joins one: when the broker that is asked for offsets does not
-    /// coordinate the group (any more), librdkafka 2.12 tells the client's own group, and without one it reads a null
-    /// pointer (`rd_kafka_handle_OffsetFetch`). `group` is one that is followed, so that no further access is needed.
+    /// It is a consumer with a group, though it never joins one. Such a client looks for its group's coordinator, and that
+    /// makes a new cluster set up its coordinators at all. And when the broker that is asked for offsets does not coordinate
+    /// the group, librdkafka 2.12 tells the client's own group: without one it reads a null pointer
+    /// (`rd_kafka_handle_OffsetFetch`). `group` is one that is followed, so that no further access is needed.
     ///
     /// # Errors
     /// When librdkafka does not take the settings.
@@ -173,6 +177,25 @@ impl Admin {
         }
     }
 
+    /// Options of a request to one broker.
+    ///
+    /// All requests but [`Admin::list_offsets`] are such. Left alone, librdkafka 2.12 would look for the broker itself, and
+    /// do it badly: topics are asked of the one that is called the controller, and of none other while it hangs; and when a
+    /// group's coordinator comes back after a request to it timed out, librdkafka uses what it has freed, and aborts the
+    /// process (confluentinc/librdkafka#4605, #5397).
+    fn to_broker(
+        &self,
+        op: c::rd_kafka_admin_op_t,
+        broker: i32,
+        tag: u64,
+        timeout: Duration,
+    ) -> Owned<c::rd_kafka_AdminOptions_t> {
+        let options = self.options(op, tag, timeout);
+        // SAFETY: the options are live; without room for words none are written.
+        unsafe { c::rd_kafka_AdminOptions_set_broker(options.0, broker, ptr::null_mut(), 0) };
+        options
+    }
+
     /// Asks for an end of each of these partitions: one request for each leader.
     pub fn list_offsets(&self, partitions: &[(&str, i32)], which: Which, tag: u64, timeout: Duration) {
         let options = self.options(c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS, tag, timeout);
@@ -196,9 +219,10 @@ impl Admin {
         }
     }
 
-    /// Asks for a group's committed offsets with their metadata.
-    pub fn group_offsets(&self, group: &str, partitions: &[(&str, i32)], tag: u64, timeout: Duration) {
-        let options = self.options(c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS, tag, timeout);
+    /// Asks the group's coordinator for its committed offsets with their metadata.
+    pub fn group_offsets(&self, group: &str, partitions: &[(&str, i32)], broker: i32, tag: u64, timeout: Duration) {
+        let options =
+            self.to_broker(c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS, broker, tag, timeout);
         let list = list(partitions.iter().map(|&(topic, partition)| (topic, partition, -1001)));
         let group = text(group);
         // SAFETY: group and list are copied by `_new`; the request is owned by the guard until the call has copied it.
@@ -211,9 +235,17 @@ impl Admin {
         }
     }
 
-    /// Commits offsets for a group without members; a group with members refuses.
-    pub fn alter_group_offsets(&self, group: &str, offsets: &[(&str, i32, i64)], tag: u64, timeout: Duration) {
-        let options = self.options(c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS, tag, timeout);
+    /// Commits offsets for a group without members, at its coordinator; a group with members refuses.
+    pub fn alter_group_offsets(
+        &self,
+        group: &str,
+        offsets: &[(&str, i32, i64)],
+        broker: i32,
+        tag: u64,
+        timeout: Duration,
+    ) {
+        let options =
+            self.to_broker(c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS, broker, tag, timeout);
         let list = list(offsets.iter().copied());
         let group = text(group);
         // SAFETY: as in `group_offsets`.
@@ -226,9 +258,9 @@ impl Admin {
         }
     }
 
-    /// Asks for ids and partitions of topics. Topics that do not exist are not created.
-    pub fn describe_topics(&self, names: &[&str], tag: u64, timeout: Duration) {
-        let options = self.options(c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, tag, timeout);
+    /// Asks a broker for ids and partitions of topics. Topics that do not exist are not created.
+    pub fn describe_topics(&self, names: &[&str], broker: i32, tag: u64, timeout: Duration) {
+        let options = self.to_broker(c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, broker, tag, timeout);
         let names: Vec<CString> = names.iter().map(|name| text(name)).collect();
         let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
         // SAFETY: the names live until `_of_topic_names` has copied them; the collection is owned by the guard.
@@ -241,9 +273,10 @@ impl Admin {
         }
     }
 
-    /// Asks for a group's state and members.
-    pub fn describe_group(&self, group: &str, tag: u64, timeout: Duration) {
-        let options = self.options(c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS, tag, timeout);
+    /// Asks the group's coordinator for its state and members.
+    pub fn describe_group(&self, group: &str, broker: i32, tag: u64, timeout: Duration) {
+        let options =
+            self.to_broker(c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS, broker, tag, timeout);
         let group = text(group);
         let mut groups = [group.as_ptr()];
         // SAFETY: the name lives until the call has copied it.
@@ -252,7 +285,7 @@ impl Admin {
 
     /// Asks a broker for one of its settings.
     pub fn broker_settings(&self, broker: i32, tag: u64, timeout: Duration) {
-        let options = self.options(c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS, tag, timeout);
+        let options = self.to_broker(c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS, broker, tag, timeout);
         let name = text(&broker.to_string());
         // SAFETY: the name is copied by `_new`; the resource is owned by the guard until the call has copied it.
         unsafe {
@@ -264,12 +297,11 @@ impl Admin {
         }
     }
 
-    /// The cluster's id. Waits for the first metadata, at most `timeout`.
-    pub fn cluster_id(&self, timeout: Duration) -> Option<String> {
-        let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    /// The cluster's id, once the first metadata has come. It does not wait.
+    pub fn cluster_id(&self) -> Option<String> {
         // SAFETY: the handle is valid; the string is librdkafka's to free, after it was copied.
         unsafe {
-            let id = c::rd_kafka_clusterid(self.handle(), millis);
+            let id = c::rd_kafka_clusterid(self.handle(), 0);
             let copied = string(id);
             if !id.is_null() {
                 c::rd_kafka_mem_free(self.handle(), id.cast());
@@ -278,12 +310,22 @@ impl Admin {
         }
     }
 
-    /// The id of some broker. Waits for the first metadata, at most `timeout`.
-    pub fn some_broker(&self, timeout: Duration) -> Option<i32> {
+    /// The ids of all brokers, by one that answers within `timeout`.
+    pub fn brokers(&self, timeout: Duration) -> Vec<i32> {
         let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: the handle is valid.
-        let id = unsafe { c::rd_kafka_controllerid(self.handle(), millis) };
-        (id >= 0).then_some(id)
+        // SAFETY: the handle is valid; the metadata is freed after it was copied, and only if there is one.
+        unsafe {
+            let mut metadata = ptr::null();
+            // No topic but those that the client has itself: on a large cluster all would be megabytes.
+            let error = c::rd_kafka_metadata(self.handle(), 0, ptr::null_mut(), &raw mut metadata, millis);
+            if error != c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR || metadata.is_null() {
+                return Vec::new();
+            }
+            let count = usize::try_from((*metadata).broker_cnt).unwrap_or(0);
+            let ids = (0..count).map(|n| (*(*metadata).brokers.add(n)).id).collect();
+            c::rd_kafka_metadata_destroy(metadata);
+            ids
+        }
     }
 
     /// Serves librdkafka's own callbacks (logs, errors), without waiting.
@@ -414,11 +456,20 @@ unsafe fn topic(description: *const c::rd_kafka_TopicDescription_t) -> Topic {
         let described = if let Some(failure) = failure(c::rd_kafka_TopicDescription_error(description)) {
             Err(failure)
         } else {
-            let mut partitions = 0;
-            c::rd_kafka_TopicDescription_partitions(description, &raw mut partitions);
+            let mut count = 0;
+            let partitions = c::rd_kafka_TopicDescription_partitions(description, &raw mut count);
+            let mut leaders = vec![NO_LEADER; count];
+            for n in 0..count {
+                let info = *partitions.add(n);
+                let leader = c::rd_kafka_TopicPartitionInfo_leader(info);
+                let number = usize::try_from(c::rd_kafka_TopicPartitionInfo_partition(info)).unwrap_or(usize::MAX);
+                if let (false, Some(slot)) = (leader.is_null(), leaders.get_mut(number)) {
+                    *slot = c::rd_kafka_Node_id(leader);
+                }
+            }
             let id = c::rd_kafka_TopicDescription_topic_id(description);
             let id = if id.is_null() { None } else { string(c::rd_kafka_Uuid_base64str(id)) };
-            Ok((id.unwrap_or_default(), i32::try_from(partitions).unwrap_or(i32::MAX)))
+            Ok((id.unwrap_or_default(), leaders))
         };
         Topic { name, described }
     }

@@ -12,7 +12,10 @@ use sluice_planner::snapshot::{
     Committed, Group, GroupState as State, Member, Millis, Partition, Snapshot, TopicPartition,
 };
 
-use super::admin::{self, Failure, GroupDescription, PartitionOffset};
+use super::{
+    admin::{self, Failure, GroupDescription, PartitionOffset},
+    brokers::Search,
+};
 use crate::group::Trouble;
 
 /// A topic, as far as it is known.
@@ -27,23 +30,34 @@ pub struct TopicState {
 }
 
 /// A partition, as far as it is known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartitionState {
+    leader: i32,
     start: Option<i64>,
-    /// End and when it was read: the last stable offset, and the high watermark.
-    committed_end: Option<(i64, Millis)>,
-    end: Option<(i64, Millis)>,
+    /// The last stable offset, and the high watermark.
+    committed_end: End,
+    end: End,
+}
+
+/// An end of a partition, as far as it is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct End {
+    /// The offset, and when it was read.
+    known: Option<(i64, Millis)>,
+    /// Why it could not be read the last time.
+    failure: Option<Failure>,
+}
+
+impl PartitionState {
+    fn end(&mut self, committed: bool) -> &mut End {
+        if committed { &mut self.committed_end } else { &mut self.end }
+    }
 }
 
 impl TopicState {
-    /// The numbers of its partitions.
-    pub fn ids(&self) -> impl Iterator<Item = i32> + use<> {
-        0..self.partitions.as_ref().map_or(0, |p| i32::try_from(p.len()).unwrap_or(i32::MAX))
-    }
-
-    /// Whether the log start of a partition was never read.
-    pub fn lacks_a_start(&self) -> bool {
-        self.partitions.as_ref().is_ok_and(|partitions| partitions.iter().any(|p| p.start.is_none()))
+    /// Its partitions: number, leader, and whether the log's start was ever read.
+    pub fn partitions(&self) -> impl Iterator<Item = (i32, i32, bool)> {
+        (0..).zip(self.partitions.iter().flatten()).map(|(number, state)| (number, state.leader, state.start.is_some()))
     }
 
     fn partition(&mut self, number: i32) -> Option<&mut PartitionState> {
@@ -55,10 +69,13 @@ impl TopicState {
 pub fn described(known: Option<TopicState>, topic: &admin::Topic) -> TopicState {
     let name = known.as_ref().map_or_else(|| Arc::from(topic.name.as_str()), |k| Arc::clone(&k.name));
     match &topic.described {
-        Ok((id, count)) => {
+        Ok((id, leaders)) => {
             let same = known.filter(|k| k.id.as_ref() == Some(id)).and_then(|k| k.partitions.ok());
             let mut partitions = same.unwrap_or_default();
-            partitions.resize(usize::try_from(*count).unwrap_or(0), PartitionState::default());
+            partitions.resize(leaders.len(), PartitionState::default());
+            for (partition, leader) in partitions.iter_mut().zip(leaders) {
+                partition.leader = *leader;
+            }
             TopicState { name, id: Some(id.clone()), partitions: Ok(partitions) }
         }
         Err(failure) => TopicState { name, id: None, partitions: Err(Some(failure.clone())) },
@@ -77,15 +94,37 @@ pub fn take_starts(topics: &mut BTreeMap<String, TopicState>, offsets: &[Partiti
 }
 
 /// Takes ends in that were read at `now`.
-pub fn take_ends(topics: &mut BTreeMap<String, TopicState>, offsets: &[PartitionOffset], committed: bool, now: Millis) {
+pub fn take_ends(
+    topics: &mut BTreeMap<String, TopicState>,
+    offsets: Vec<PartitionOffset>,
+    committed: bool,
+    now: Millis,
+) {
     for offset in offsets {
-        if let (Some(partition), Some(end)) =
-            (topics.get_mut(&offset.topic).and_then(|t| t.partition(offset.partition)), offset.offset)
-        {
-            let slot = if committed { &mut partition.committed_end } else { &mut partition.end };
-            *slot = Some((end, now));
+        let Some(partition) = topics.get_mut(&offset.topic).and_then(|t| t.partition(offset.partition)) else {
+            continue;
+        };
+        let end = partition.end(committed);
+        match offset.offset {
+            Some(offset) => *end = End { known: Some((offset, now)), failure: None },
+            // What was known before still is; it says itself how old it is.
+            None => end.failure = Some(offset.failure.unwrap_or_else(no_leader_answered)),
         }
     }
+}
+
+/// Notes that a leader did not tell the ends of its partitions.
+pub fn fail_ends(topics: &mut BTreeMap<String, TopicState>, leader: i32, committed: bool, failure: &Failure) {
+    for partition in topics.values_mut().flat_map(|t| t.partitions.iter_mut().flatten()) {
+        if partition.leader == leader {
+            partition.end(committed).failure = Some(failure.clone());
+        }
+    }
+}
+
+/// librdkafka hides a leader that is away as success without an offset.
+fn no_leader_answered() -> Failure {
+    Failure { code: RDKafkaErrorCode::BrokerTransportFailure, words: "its leader did not answer".to_owned() }
 }
 
 /// What was committed for a partition, and the report that came with it.
@@ -96,12 +135,16 @@ type Commit = (Committed, Option<Arc<ProgressReport>>);
 pub struct GroupState {
     /// When its offsets were last read.
     pub read_at: Option<Instant>,
+    /// When this process last committed for it.
+    changed_at: Option<Instant>,
     /// Whether it has arrivals or lag: then its offsets are read every round.
     active: bool,
     /// Whether a committed offset is below what was taken for the log's start: the start is then read anew.
     pub is_below_start: bool,
     /// When its members were last read.
-    pub members_at: Option<Instant>,
+    members_at: Option<Instant>,
+    /// Who coordinates it.
+    pub coordinator: Search,
     /// Why its offsets could not be read.
     pub failed: Option<Trouble>,
     offsets: HashMap<(String, i32), Commit>,
@@ -114,11 +157,28 @@ pub struct GroupState {
 impl GroupState {
     /// Whether its offsets are to be read in this round.
     pub fn is_due(&self, seldom: Duration) -> bool {
-        self.active || self.failed.is_some() || self.read_at.is_none_or(|at| at.elapsed() >= seldom)
+        self.active
+            || self.failed.is_some()
+            || self.coordinator.is_open()
+            || self.read_at.is_none_or(|at| at.elapsed() >= seldom)
     }
 
-    /// Takes committed offsets in that were read at `now`.
-    pub fn take_offsets(&mut self, offsets: Vec<PartitionOffset>, now: Millis) {
+    /// Whether its members, where they are wanted, are to be read in this round.
+    pub fn members_are_due(&self) -> bool {
+        self.members_at.is_none_or(|at| at.elapsed() >= Duration::from_secs(1))
+    }
+
+    /// Notes that its offsets were changed from here: what was asked for before is not to be taken any more.
+    pub fn was_changed(&mut self) {
+        self.changed_at = Some(Instant::now());
+        self.read_at = None;
+    }
+
+    /// Takes committed offsets in that were asked for at `asked` and read at `now`.
+    pub fn take_offsets(&mut self, offsets: Vec<PartitionOffset>, asked: Instant, now: Millis) {
+        if self.changed_at.is_some_and(|changed| asked < changed) {
+            return;
+        }
         self.read_at = Some(Instant::now());
         self.offsets_at = now;
         self.failed = None;
@@ -157,27 +217,31 @@ impl GroupState {
 }
 
 /// All that is known of a group's topics and offsets, and what is in the way. `None` while a topic is not known, or no
-/// end or offset was ever read.
+/// end was ever read.
 pub fn snapshot(
+    addresses: &str,
     names: &[String],
     topics: &BTreeMap<String, TopicState>,
     group: &mut GroupState,
     committed_only: bool,
 ) -> (Option<Snapshot>, Option<Trouble>) {
     let mut partitions = Vec::new();
+    let mut silent = Vec::new();
     for name in names {
         let Some(topic) = topics.get(name) else { return (None, None) };
         match &topic.partitions {
             Ok(known) => {
                 for (number, state) in (0..).zip(known) {
-                    let end = if committed_only { state.committed_end } else { state.end };
+                    let end = if committed_only { &state.committed_end } else { &state.end };
                     let unread = (Committed::Unknown, None);
                     let (committed, report) = group.offsets.get(&(name.clone(), number)).cloned().unwrap_or(unread);
+                    let id = TopicPartition { topic: Arc::clone(&topic.name), partition: number };
+                    silent.extend(end.failure.as_ref().map(|failure| (id.clone(), failure)));
                     partitions.push(Partition {
-                        id: TopicPartition { topic: Arc::clone(&topic.name), partition: number },
+                        id,
                         start: state.start,
-                        end: end.map(|(end, _)| end),
-                        end_at: end.map_or(0, |(_, at)| at),
+                        end: end.known.map(|(end, _)| end),
+                        end_at: end.known.map_or(0, |(_, at)| at),
                         committed,
                         committed_at: group.offsets_at,
                         report,
@@ -198,11 +262,21 @@ pub fn snapshot(
     group.is_below_start = partitions.iter().any(below);
     group.active = lag || ends != group.ends;
     group.ends = ends;
+    let trouble = ends_trouble(addresses, &silent, partitions.len()).or_else(|| group.failed.clone());
     let at = partitions.iter().map(|p| p.end_at).max().unwrap_or(0);
-    if at == 0 {
-        return (None, group.failed.clone());
+    ((at != 0).then(|| Snapshot { at, partitions, group: group.members.clone() }), trouble)
+}
+
+/// What is wrong where the ends of some partitions, or of `all`, could not be read.
+fn ends_trouble(addresses: &str, silent: &[(TopicPartition, &Failure)], all: usize) -> Option<Trouble> {
+    let (first, failure) = silent.first()?;
+    if silent.len() == all {
+        return Some(trouble(addresses, failure));
     }
-    (Some(Snapshot { at, partitions, group: group.members.clone() }), group.failed.clone())
+    let first = format!("{}-{}", first.topic, first.partition);
+    let which = if silent.len() == 1 { first } else { format!("{first} and others") };
+    let message = format!("{} of {all} partitions could not be read ({which}): {failure}", silent.len());
+    Some(Trouble { reason: reason::PARTLY_KNOWN, message })
 }
 
 /// What `Auto` means on a broker with this group heartbeat interval (none: it does not know the consumer protocol).

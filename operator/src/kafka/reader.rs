@@ -1,0 +1,466 @@
+//! The thread that reads one Kafka cluster: it asks, takes the answers in, and publishes what is known.
+//!
+//! It reads in rounds. A round asks every broker at once for all that is due, waits until all have answered or its
+//! patience is over, and publishes. A broker that is slow holds up nothing but its own partitions: what it has not yet
+//! answered is not asked again, is taken in when it comes, and is unknown when it failed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::{Arc, Weak, mpsc},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use rdkafka::types::RDKafkaErrorCode;
+use sluice_crds::{conditions::reason, kafkaconsumer::kafka::GroupProtocol};
+
+use super::{
+    admin::{Admin, Answer, Failure, Which},
+    brokers::{Brokers, Search},
+    cluster::{Command, Commit, Following},
+    pace::Pace,
+    requests::{Question, Requests},
+    round::{self, GroupState, TopicState},
+};
+use crate::group::Trouble;
+
+/// What a request may take.
+const REQUEST: Duration = Duration::from_secs(3);
+/// librdkafka ends a request by then, whatever happens; one that it has forgotten is asked again.
+const FORGOTTEN: Duration = Duration::from_secs(10);
+/// Who the brokers are is asked again at most this often.
+const BROKERS: Duration = Duration::from_secs(5);
+/// Topics, log starts and quiet groups are read this often.
+const SELDOM: Duration = Duration::from_secs(10);
+/// Topics of which something is not known, or of which a leader does not answer, are described this often.
+const RESTLESS: Duration = Duration::from_secs(2);
+/// Commands are looked for this often while answers are awaited.
+const GLANCE: Duration = Duration::from_millis(20);
+/// The setting that tells what `protocol: Auto` means.
+const HEARTBEAT: &str = "group.consumer.heartbeat.interval.ms";
+
+/// What the thread was woken by.
+enum Woken {
+    Command(Command),
+    Answer(u64, Result<Answer, Failure>),
+    Time,
+    Dropped,
+}
+
+/// The state of the thread.
+pub struct Reader {
+    addresses: String,
+    admin: Admin,
+    inbox: mpsc::Receiver<Command>,
+    groups: Vec<Weak<Following>>,
+    topics: BTreeMap<String, TopicState>,
+    states: HashMap<u64, GroupState>,
+    cluster_id: Option<String>,
+    protocol: Option<GroupProtocol>,
+    requests: Requests,
+    /// When the round began that is not published yet.
+    round: Option<Instant>,
+    next: Instant,
+    pace: Pace,
+    brokers: Brokers,
+    brokers_at: Option<Instant>,
+    /// Who is asked for topics.
+    teller: Search,
+    topics_at: Option<Instant>,
+    /// Why the topics could not be described the last time.
+    topics_failed: Option<Failure>,
+    starts_at: Option<Instant>,
+    /// A leader did not answer: another may lead by now.
+    leader_failed: bool,
+    /// All that are known were asked for something, and none does it.
+    brokers_wanted: bool,
+}
+
+impl Reader {
+    /// Reads until the other end of `inbox` is dropped.
+    pub(super) fn run(addresses: String, group: String, inbox: mpsc::Receiver<Command>) {
+        let admin = match Admin::new(&addresses, &group) {
+            Ok(admin) => admin,
+            Err(error) => return refuse(&addresses, &error.to_string(), &inbox),
+        };
+        let now = Instant::now();
+        let reader = Self {
+            addresses,
+            admin,
+            inbox,
+            groups: Vec::new(),
+            topics: BTreeMap::new(),
+            states: HashMap::new(),
+            cluster_id: None,
+            protocol: None,
+            requests: Requests::default(),
+            round: None,
+            next: now,
+            pace: Pace::default(),
+            brokers: Brokers::default(),
+            brokers_at: None,
+            teller: Search::default(),
+            topics_at: None,
+            topics_failed: None,
+            starts_at: None,
+            leader_failed: false,
+            brokers_wanted: false,
+        };
+        reader.read();
+    }
+
+    fn read(mut self) {
+        loop {
+            let now = Instant::now();
+            if self.round.is_none() && now >= self.next {
+                self.begin(now);
+            }
+            let until = match self.round {
+                None => self.next,
+                Some(begun) => {
+                    let patience = begun + self.pace.patience();
+                    if now >= patience || !self.requests.awaits_an_answer() {
+                        self.end();
+                        continue;
+                    }
+                    patience
+                }
+            };
+            match self.wait(until) {
+                Woken::Command(Command::Follow(group)) => {
+                    self.groups.push(group);
+                    self.topics_at = None;
+                    // It should not wait for a whole interval, and several that come at once share the round.
+                    self.next = self.next.min(now + Duration::from_millis(50));
+                }
+                Woken::Command(Command::Commit(commit)) => self.commit(commit),
+                Woken::Answer(tag, answer) => self.answered(tag, answer),
+                Woken::Time => {}
+                Woken::Dropped => return,
+            }
+        }
+    }
+
+    /// Waits for an answer or a command until `until`.
+    fn wait(&self, until: Instant) -> Woken {
+        let left = until.saturating_duration_since(Instant::now());
+        if self.requests.is_empty() {
+            return match self.inbox.recv_timeout(left) {
+                Ok(command) => Woken::Command(command),
+                Err(mpsc::RecvTimeoutError::Timeout) => Woken::Time,
+                Err(mpsc::RecvTimeoutError::Disconnected) => Woken::Dropped,
+            };
+        }
+        match self.inbox.try_recv() {
+            Ok(command) => Woken::Command(command),
+            Err(mpsc::TryRecvError::Disconnected) => Woken::Dropped,
+            Err(mpsc::TryRecvError::Empty) => match self.admin.poll(HEARTBEAT, left.min(GLANCE)) {
+                Some((tag, answer)) => Woken::Answer(tag, answer),
+                None => Woken::Time,
+            },
+        }
+    }
+
+    /// Begins a round: asks for what is due.
+    fn begin(&mut self, now: Instant) {
+        self.round = Some(now);
+        self.next = now + self.pace.interval();
+        self.requests.begin_round(FORGOTTEN);
+        self.admin.serve();
+        self.groups.retain(|group| group.strong_count() > 0);
+        let groups = self.followed();
+        let present: HashSet<u64> = groups.iter().map(|group| group.id()).collect();
+        self.states.retain(|group, _| present.contains(group));
+        let wanted: BTreeSet<&str> = groups.iter().flat_map(|g| g.what().topics.iter().map(String::as_str)).collect();
+        self.topics.retain(|name, _| wanted.contains(name.as_str()));
+        if groups.is_empty() {
+            return;
+        }
+        self.cluster_id = self.cluster_id.take().or_else(|| self.admin.cluster_id());
+        self.find_brokers();
+        let Some(teller) = self.teller.broker(&self.brokers) else { return };
+        let unknown = wanted.iter().any(|name| self.topics.get(*name).is_none_or(|topic| topic.partitions.is_err()));
+        let often = if unknown || self.leader_failed { RESTLESS } else { SELDOM };
+        if self.topics_at.is_none_or(|at| at.elapsed() >= often) {
+            let names: Vec<&str> = wanted.iter().copied().collect();
+            self.ask(Question::Topics, |admin, tag| admin.describe_topics(&names, teller, tag, REQUEST));
+        }
+        if self.protocol.is_none() {
+            self.ask(Question::Setting, |admin, tag| admin.broker_settings(teller, tag, REQUEST));
+        }
+        self.ask_what_is_known(&groups);
+    }
+
+    /// Asks who the brokers are, where that is not known or nobody of them does what is asked for.
+    fn find_brokers(&mut self) {
+        let due = self.brokers.count() == 0
+            || self.brokers_wanted && self.brokers_at.is_none_or(|at| at.elapsed() >= BROKERS);
+        if !due {
+            return;
+        }
+        let found = self.admin.brokers(self.pace.patience());
+        (self.brokers_at, self.brokers_wanted) = (Some(Instant::now()), false);
+        if !found.is_empty() {
+            self.brokers = Brokers::default();
+            self.brokers.add(found);
+        } else if self.brokers.count() == 0 {
+            let words = "no connection yet".to_owned();
+            self.topics_failed = Some(Failure { code: RDKafkaErrorCode::AllBrokersDown, words });
+        }
+    }
+
+    /// Asks for offsets of the partitions that are known, as far as that is due and was not asked in this round.
+    fn ask_what_is_known(&mut self, groups: &[Arc<Following>]) {
+        let below_start = self.states.values().any(|state| state.is_below_start);
+        let starts_due = below_start || self.starts_at.is_none_or(|at| at.elapsed() >= SELDOM);
+        let mut requests: BTreeMap<i32, (Vec<(String, i32)>, Vec<(String, i32)>)> = BTreeMap::new();
+        for (name, topic) in &self.topics {
+            for (number, leader, has_start) in topic.partitions() {
+                let (all, starts) = requests.entry(leader).or_default();
+                all.push((name.clone(), number));
+                if starts_due || !has_start {
+                    starts.push((name.clone(), number));
+                }
+            }
+        }
+        if requests.is_empty() {
+            return;
+        }
+        if starts_due {
+            self.starts_at = Some(Instant::now());
+        }
+        for (&leader, (all, starts)) in &requests {
+            if !starts.is_empty() {
+                let list = borrowed(starts.iter());
+                let question = Question::Starts { leader };
+                self.ask(question, |admin, tag| admin.list_offsets(&list, Which::Start, tag, REQUEST));
+            }
+            for committed in [true, false] {
+                let topics: BTreeSet<&String> =
+                    groups.iter().filter(|g| g.committed_only() == committed).flat_map(|g| &g.what().topics).collect();
+                let list = borrowed(all.iter().filter(|(topic, _)| topics.contains(topic)));
+                if !list.is_empty() {
+                    let question = Question::Ends { leader, committed };
+                    self.ask(question, |admin, tag| admin.list_offsets(&list, Which::End { committed }, tag, REQUEST));
+                }
+            }
+        }
+        for following in groups {
+            let (group, what) = (following.id(), following.what());
+            let state = self.states.entry(group).or_default();
+            let (offsets_due, members_due) = (state.is_due(SELDOM), state.members_are_due());
+            let Some(broker) = state.coordinator.broker(&self.brokers) else { continue };
+            if offsets_due {
+                let all = requests.values().flat_map(|(all, _)| all);
+                let list = borrowed(all.filter(|(topic, _)| what.topics.contains(topic)));
+                if !list.is_empty() {
+                    let question = Question::Offsets { group, broker };
+                    self.ask(question, |admin, tag| admin.group_offsets(&what.group_id, &list, broker, tag, REQUEST));
+                }
+            }
+            if members_due && following.members_wanted() {
+                let question = Question::Members { group };
+                self.ask(question, |admin, tag| admin.describe_group(&what.group_id, broker, tag, REQUEST));
+            }
+        }
+    }
+
+    /// Sends a request, unless this round has asked it, or an earlier one and there is no answer yet.
+    fn ask(&mut self, question: Question, send: impl FnOnce(&Admin, u64)) {
+        if let Some(tag) = self.requests.ask(question) {
+            send(&self.admin, tag);
+        }
+    }
+
+    /// Ends a round: says what is known.
+    fn end(&mut self) {
+        self.round = None;
+        for following in self.followed() {
+            self.publish(&following);
+        }
+        let before = self.pace.interval();
+        match self.pace.end_of_round() {
+            Some(interval) if interval > before => {
+                tracing::warn!(addresses = %self.addresses, ?interval, "reading this Kafka cluster takes long: it is read less often");
+            }
+            Some(interval) => {
+                tracing::info!(addresses = %self.addresses, ?interval, "this Kafka cluster is read more often again")
+            }
+            None => {}
+        }
+    }
+
+    fn followed(&self) -> Vec<Arc<Following>> {
+        self.groups.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Takes an answer in.
+    fn answered(&mut self, tag: u64, answer: Result<Answer, Failure>) {
+        let Some(open) = self.requests.answered(tag) else { return };
+        let now = Timestamp::now().as_millisecond();
+        if answer.is_ok() && self.requests.is_of_this_round(&open) {
+            self.pace.answered(open.asked.elapsed());
+        }
+        match (open.question, answer) {
+            (Question::Commit { group }, answer) => {
+                if let Some(state) = self.states.get_mut(&group) {
+                    state.was_changed();
+                }
+                // What was committed is to be seen at once.
+                self.next = Instant::now();
+                if let Some(waiting) = open.waiting {
+                    let _ = waiting.send(self.committed(answer));
+                }
+            }
+            (Question::Topics, Ok(Answer::Topics(topics))) => {
+                (self.topics_at, self.topics_failed, self.leader_failed) = (Some(Instant::now()), None, false);
+                self.teller.again();
+                for topic in topics {
+                    if let Ok((_, leaders)) = &topic.described {
+                        self.brokers.add(leaders.iter().copied());
+                    }
+                    let known = self.topics.remove(&topic.name);
+                    self.topics.insert(topic.name.clone(), round::described(known, &topic));
+                }
+                self.ask_more();
+            }
+            (Question::Topics, Err(failure)) => {
+                if let Some(asked) = self.teller.broker(&self.brokers)
+                    && !self.teller.refused(asked, &self.brokers)
+                {
+                    self.teller.again();
+                    self.brokers_wanted = true;
+                }
+                self.topics_failed = Some(failure);
+            }
+            (Question::Setting, Ok(Answer::Setting(value))) => self.protocol = Some(round::protocol(value.as_deref())),
+            // A broker may refuse to show its settings; `Auto` is then the classic protocol, which every broker has.
+            (Question::Setting, Err(failure)) if !round::is_transport(&failure) => {
+                self.protocol = Some(GroupProtocol::Classic);
+            }
+            (Question::Starts { .. }, Ok(Answer::Offsets(offsets))) => round::take_starts(&mut self.topics, &offsets),
+            (Question::Ends { committed, .. }, Ok(Answer::Offsets(offsets))) => {
+                self.leader_failed |= offsets.iter().any(|offset| offset.offset.is_none());
+                round::take_ends(&mut self.topics, offsets, committed, now);
+            }
+            (Question::Ends { leader, committed }, Err(failure)) => {
+                tracing::debug!(addresses = %self.addresses, leader, %failure, "a leader does not tell its ends");
+                round::fail_ends(&mut self.topics, leader, committed, &failure);
+                self.leader_failed = true;
+            }
+            (Question::Offsets { group, broker }, Ok(Answer::Offsets(offsets))) => {
+                if let Some(state) = self.states.get_mut(&group) {
+                    state.coordinator.found(broker);
+                    state.take_offsets(offsets, open.asked, now);
+                }
+            }
+            (Question::Offsets { group, broker }, Err(failure)) => self.offsets_failed(group, broker, failure),
+            (Question::Members { group }, Ok(Answer::Group(description))) => {
+                if let Some(state) = self.states.get_mut(&group) {
+                    state.take_members(description, now);
+                }
+            }
+            (question, Err(failure)) => {
+                tracing::debug!(addresses = %self.addresses, ?question, %failure, "a request to Kafka failed");
+                if let Question::Members { group } = question
+                    && let Some(state) = self.states.get_mut(&group)
+                {
+                    // Another broker may coordinate it by now: the offsets find that out.
+                    state.read_at = None;
+                }
+            }
+            (question, Ok(answer)) => {
+                tracing::error!(addresses = %self.addresses, ?question, ?answer, "an answer to another question");
+            }
+        }
+    }
+
+    /// Goes on with the questions that an answer in this round has made possible.
+    fn ask_more(&mut self) {
+        if self.round.is_some() {
+            self.ask_what_is_known(&self.followed());
+        }
+    }
+
+    /// A broker did not tell a group's offsets: another one is asked, and all around there is a reason to tell.
+    fn offsets_failed(&mut self, group: u64, broker: i32, failure: Failure) {
+        let Some(state) = self.states.get_mut(&group) else { return };
+        tracing::debug!(addresses = %self.addresses, broker, %failure, "a broker does not tell a group's offsets");
+        let is_another = failure.code == RDKafkaErrorCode::NotCoordinator;
+        let more = state.coordinator.refused(broker, &self.brokers);
+        if !more {
+            state.coordinator.again();
+            self.brokers_wanted = true;
+        }
+        if !is_another || !more && state.failed.is_none() {
+            let words = format!("the committed offsets could not be read: {failure}");
+            state.failed = Some(round::trouble(&self.addresses, &Failure { words, ..failure }));
+        }
+        if is_another && more {
+            self.ask_more();
+        }
+    }
+
+    fn publish(&mut self, following: &Following) {
+        let state = self.states.entry(following.id()).or_default();
+        let topics = &following.what().topics;
+        let (snapshot, trouble) =
+            round::snapshot(&self.addresses, topics, &self.topics, state, following.committed_only());
+        let unknown = || topics.iter().any(|name| !self.topics.contains_key(name));
+        let undescribed = self.topics_failed.as_ref().filter(|_| unknown());
+        let trouble = trouble.or_else(|| undescribed.map(|failure| round::trouble(&self.addresses, failure)));
+        following.publish(|reading| {
+            // An older one is still what is known; it says itself how old it is.
+            reading.snapshot = snapshot.map(Arc::new).or_else(|| reading.snapshot.take());
+            reading.trouble = trouble;
+            reading.cluster_id.clone_from(&self.cluster_id);
+            reading.protocol = self.protocol;
+            reading.topic_ids =
+                topics.iter().filter_map(|name| Some((name.clone(), self.topics.get(name)?.id.clone()?))).collect();
+        });
+    }
+
+    fn commit(&mut self, commit: Commit) {
+        let list: Vec<(&str, i32, i64)> =
+            commit.offsets.iter().map(|(id, offset)| (&*id.topic, id.partition, *offset)).collect();
+        let group = &commit.following.what().group_id;
+        let state = self.states.entry(commit.following.id()).or_default();
+        let Some(broker) = state.coordinator.broker(&self.brokers) else {
+            let failure = Failure { code: RDKafkaErrorCode::AllBrokersDown, words: "no connection yet".to_owned() };
+            let _ = commit.answer.send(Err(round::trouble(&self.addresses, &failure)));
+            return;
+        };
+        let tag = self.requests.commit(commit.following.id(), commit.answer);
+        self.admin.alter_group_offsets(group, &list, broker, tag, REQUEST);
+    }
+
+    fn committed(&self, answer: Result<Answer, Failure>) -> Result<(), Trouble> {
+        let failure = match answer {
+            Ok(Answer::Offsets(done)) => done.into_iter().find_map(|offset| offset.failure),
+            Ok(_) => Some(Failure { code: RDKafkaErrorCode::Unknown, words: "an answer to something else".to_owned() }),
+            Err(failure) => Some(failure),
+        };
+        failure.map_or(Ok(()), |failure| Err(round::trouble(&self.addresses, &failure)))
+    }
+}
+
+fn borrowed<'a>(partitions: impl Iterator<Item = &'a (String, i32)>) -> Vec<(&'a str, i32)> {
+    partitions.map(|(topic, number)| (topic.as_str(), *number)).collect()
+}
+
+/// librdkafka did not take the addresses: every group is told, until there are other ones.
+fn refuse(addresses: &str, words: &str, inbox: &mpsc::Receiver<Command>) {
+    while let Ok(command) = inbox.recv() {
+        let trouble = Trouble { reason: reason::UNREACHABLE, message: format!("{addresses} cannot be used: {words}") };
+        match command {
+            Command::Follow(group) => {
+                if let Some(following) = group.upgrade() {
+                    following.publish(|reading| reading.trouble = Some(trouble));
+                }
+            }
+            Command::Commit(commit) => {
+                let _ = commit.answer.send(Err(trouble));
+            }
+        }
+    }
+}
