@@ -1,5 +1,7 @@
 //! The reader against librdkafka's MockCluster: three brokers, of which one is slow or away.
 
+#![allow(missing_docs, clippy::unwrap_used)]
+
 use std::{
     cell::Cell,
     collections::BTreeMap,
@@ -52,17 +54,7 @@ impl World {
     /// Follows a group that the broker coordinates.
     fn follow(&self, readers: &Readers, group: &str, coordinator: i32) -> Followed {
         self.mock.coordinator(MockCoordinator::Group(group.to_owned()), coordinator).unwrap();
-        let (bell, readings) = mpsc::channel();
-        let config = KafkaConfig {
-            bootstrap_servers: self.mock.bootstrap_servers(),
-            topics: vec![TOPIC.to_owned()],
-            group_id: group.to_owned(),
-            protocol: GroupProtocol::Classic,
-            isolation: Isolation::ReadUncommitted,
-            properties: BTreeMap::new(),
-        };
-        let group = readers.follow(&config, Arc::new(move || _ = bell.send(())));
-        Followed { group, readings }
+        Followed::new(readers, &self.mock.bootstrap_servers(), group)
     }
 
     /// Sends this many records to each of the partitions.
@@ -83,6 +75,20 @@ struct Followed {
 }
 
 impl Followed {
+    fn new(readers: &Readers, servers: &str, group: &str) -> Self {
+        let (bell, readings) = mpsc::channel();
+        let config = KafkaConfig {
+            bootstrap_servers: servers.to_owned(),
+            topics: vec![TOPIC.to_owned()],
+            group_id: group.to_owned(),
+            protocol: GroupProtocol::Classic,
+            isolation: Isolation::ReadUncommitted,
+            properties: BTreeMap::new(),
+        };
+        let group = readers.follow(&config, Arc::new(move || _ = bell.send(())));
+        Self { group, readings }
+    }
+
     /// The first reading that is as it should be.
     fn until(&self, what: &str, is_so: impl Fn(&Reading) -> bool) -> Reading {
         let begin = Instant::now();
@@ -92,9 +98,8 @@ impl Followed {
                 return reading;
             }
             let left = DEADLINE.saturating_sub(begin.elapsed());
-            if self.readings.recv_timeout(left).is_err() {
-                panic!("not within {DEADLINE:?}: {what}; the last: {reading:?}");
-            }
+            let rang = self.readings.recv_timeout(left).is_ok();
+            assert!(rang, "not within {DEADLINE:?}: {what}; the last: {reading:?}");
         }
     }
 }
@@ -163,11 +168,11 @@ fn another_broker_is_asked_for_a_group_whose_coordinator_hangs_and_the_ends_stay
 
     world.mock.broker_round_trip_time(1, HANGS).unwrap();
     world.send(0..PARTITIONS, 1);
-    let hung = followed.until("offsets are missing", |r| r.trouble.is_some());
-    let (reason, message) = trouble(&hung).unwrap();
-    assert!(reason == reason::UNREACHABLE && message.contains("the committed offsets could not be read"), "{hung:?}");
-    assert_eq!(ends(&hung), all_at(11));
-    followed.until("another one tells", |r| r.trouble.is_none());
+    let hung = followed.until("ends stay known", |r| ends(r) == all_at(11)).snapshot.unwrap();
+    followed.until("another one tells, and that is seen", |r| {
+        let offsets_at = r.snapshot.as_ref().unwrap().partitions[0].committed_at;
+        r.trouble.is_none() && offsets_at > hung.at
+    });
 }
 
 #[test]
@@ -202,7 +207,9 @@ fn a_cluster_that_is_away_is_unreachable_and_comes_back_with_all() {
     for broker in 1..=BROKERS {
         world.mock.broker_down(broker).unwrap();
     }
-    let away = followed.until("it is away", |r| trouble(r).is_some_and(|t| t.0 == reason::UNREACHABLE));
+    let away = followed.until("it is away", |r| {
+        trouble(r).is_some_and(|(word, words)| word == reason::UNREACHABLE && words.contains("refused"))
+    });
     assert_eq!(ends(&away), all_at(3), "what was known stays, with its age");
     for broker in 1..=BROKERS {
         world.mock.broker_up(broker).unwrap();
@@ -240,4 +247,14 @@ fn a_topic_that_is_not_there_is_said_by_name_and_found_when_it_comes() {
     assert!(missing.snapshot.is_none());
     world.mock.topic_error(TOPIC, Code::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
     followed.until("it is found", |r| ends(r) == all_at(2) && r.trouble.is_none());
+}
+
+#[test]
+fn addresses_that_nobody_answers_are_named_with_the_reason() {
+    let readers = Readers::default();
+    let followed = Followed::new(&readers, "127.0.0.1:1", "billing");
+    let reading = followed.until("the reason", |r| trouble(r).is_some_and(|(_, words)| words.contains("refused")));
+    let (word, message) = trouble(&reading).unwrap();
+    assert_eq!(word, reason::UNREACHABLE);
+    assert!(message.starts_with("no broker of 127.0.0.1:1 answers: ") && reading.snapshot.is_none(), "{message}");
 }

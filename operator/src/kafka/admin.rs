@@ -12,12 +12,13 @@
 use std::{
     ffi::{CStr, CString, c_char, c_void},
     ptr,
-    time::Duration,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use rdkafka::{
-    ClientConfig, bindings as c,
-    consumer::{BaseConsumer, Consumer},
+    ClientConfig, ClientContext, bindings as c,
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::KafkaError,
     types::RDKafkaErrorCode,
 };
@@ -109,8 +110,24 @@ pub enum Answer {
 /// A client of one Kafka cluster for admin calls.
 pub struct Admin {
     queue: *mut c::rd_kafka_queue_t,
-    client: BaseConsumer,
+    client: BaseConsumer<Errors>,
 }
+
+/// Keeps why a connection could not be made: the requests that fail for it say only that they were not answered.
+#[derive(Default)]
+struct Errors(Mutex<Option<(Instant, String)>>);
+
+impl ClientContext for Errors {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "a connection to Kafka");
+        // That all brokers are down follows; the cause is what came before.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), reason.to_owned()));
+        }
+    }
+}
+
+impl ConsumerContext for Errors {}
 
 // SAFETY: librdkafka's handles and queues may be used from any thread; `Admin` is moved to one thread and stays there.
 unsafe impl Send for Admin {}
@@ -145,7 +162,7 @@ impl Admin {
     /// # Errors
     /// When librdkafka does not take the settings.
     pub fn new(bootstrap_servers: &str, group: &str) -> Result<Self, KafkaError> {
-        let client: BaseConsumer = ClientConfig::new()
+        let client: BaseConsumer<Errors> = ClientConfig::new()
             .set("bootstrap.servers", bootstrap_servers)
             .set("client.id", "sluice-operator")
             .set("group.id", group)
@@ -156,7 +173,7 @@ impl Admin {
             .set("socket.keepalive.enable", "true")
             .set("socket.connection.setup.timeout.ms", "5000")
             .set("reconnect.backoff.max.ms", "2000")
-            .create()?;
+            .create_with_context(Errors::default())?;
         // SAFETY: the handle is valid: the client was just made.
         let queue = unsafe { c::rd_kafka_queue_new(client.client().native_ptr()) };
         Ok(Self { queue, client })
@@ -326,6 +343,12 @@ impl Admin {
             c::rd_kafka_metadata_destroy(metadata);
             ids
         }
+    }
+
+    /// Why the last connection that failed within the minute did so. librdkafka repeats itself twice a minute.
+    pub fn connection_error(&self) -> Option<String> {
+        let last = self.client.context().0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        last.filter(|(at, _)| at.elapsed() < Duration::from_secs(60)).map(|(_, words)| words)
     }
 
     /// Serves librdkafka's own callbacks (logs, errors), without waiting.

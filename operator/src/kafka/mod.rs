@@ -8,6 +8,7 @@
 pub mod admin;
 pub mod brokers;
 pub mod cluster;
+pub mod following;
 pub mod pace;
 pub mod reader;
 pub mod requests;
@@ -22,7 +23,7 @@ use futures::future::BoxFuture;
 use sluice_crds::config::KafkaConfig;
 use sluice_planner::snapshot::TopicPartition;
 
-use self::cluster::{Cluster, Following};
+use self::{cluster::Cluster, following::Following};
 use crate::group::{Bell, Group, Kafka, Reading, Trouble};
 
 /// All readers of this process, one for each set of addresses. (Credentials will be part of the key.)

@@ -17,7 +17,7 @@ use sluice_crds::{conditions::reason, kafkaconsumer::kafka::GroupProtocol};
 use super::{
     admin::{Admin, Answer, Failure, Which},
     brokers::{Brokers, Search},
-    cluster::{Command, Commit, Following},
+    following::{Command, Commit, Following},
     pace::Pace,
     requests::{Question, Requests},
     round::{self, GroupState, TopicState},
@@ -38,6 +38,14 @@ const RESTLESS: Duration = Duration::from_secs(2);
 const GLANCE: Duration = Duration::from_millis(20);
 /// The setting that tells what `protocol: Auto` means.
 const HEARTBEAT: &str = "group.consumer.heartbeat.interval.ms";
+
+/// Partitions with the same leader.
+#[derive(Default)]
+struct Led {
+    all: Vec<(String, i32)>,
+    /// Those whose log start is to be read.
+    starts_due: Vec<(String, i32)>,
+}
 
 /// What the thread was woken by.
 enum Woken {
@@ -78,8 +86,8 @@ pub struct Reader {
 
 impl Reader {
     /// Reads until the other end of `inbox` is dropped.
-    pub(super) fn run(addresses: String, group: String, inbox: mpsc::Receiver<Command>) {
-        let admin = match Admin::new(&addresses, &group) {
+    pub(super) fn run(addresses: String, group: &str, inbox: mpsc::Receiver<Command>) {
+        let admin = match Admin::new(&addresses, group) {
             Ok(admin) => admin,
             Err(error) => return refuse(&addresses, &error.to_string(), &inbox),
         };
@@ -204,32 +212,37 @@ impl Reader {
             self.brokers = Brokers::default();
             self.brokers.add(found);
         } else if self.brokers.count() == 0 {
-            let words = "no connection yet".to_owned();
-            self.topics_failed = Some(Failure { code: RDKafkaErrorCode::AllBrokersDown, words });
+            self.topics_failed = Some(self.no_connection());
         }
+    }
+
+    /// Why there is nobody to ask.
+    fn no_connection(&self) -> Failure {
+        let words = self.admin.connection_error().unwrap_or_else(|| "there is no connection yet".to_owned());
+        Failure { code: RDKafkaErrorCode::AllBrokersDown, words }
     }
 
     /// Asks for offsets of the partitions that are known, as far as that is due and was not asked in this round.
     fn ask_what_is_known(&mut self, groups: &[Arc<Following>]) {
         let below_start = self.states.values().any(|state| state.is_below_start);
         let starts_due = below_start || self.starts_at.is_none_or(|at| at.elapsed() >= SELDOM);
-        let mut requests: BTreeMap<i32, (Vec<(String, i32)>, Vec<(String, i32)>)> = BTreeMap::new();
+        let mut leaders: BTreeMap<i32, Led> = BTreeMap::new();
         for (name, topic) in &self.topics {
             for (number, leader, has_start) in topic.partitions() {
-                let (all, starts) = requests.entry(leader).or_default();
-                all.push((name.clone(), number));
+                let led = leaders.entry(leader).or_default();
+                led.all.push((name.clone(), number));
                 if starts_due || !has_start {
-                    starts.push((name.clone(), number));
+                    led.starts_due.push((name.clone(), number));
                 }
             }
         }
-        if requests.is_empty() {
+        if leaders.is_empty() {
             return;
         }
         if starts_due {
             self.starts_at = Some(Instant::now());
         }
-        for (&leader, (all, starts)) in &requests {
+        for (&leader, Led { all, starts_due: starts }) in &leaders {
             if !starts.is_empty() {
                 let list = borrowed(starts.iter());
                 let question = Question::Starts { leader };
@@ -251,7 +264,7 @@ impl Reader {
             let (offsets_due, members_due) = (state.is_due(SELDOM), state.members_are_due());
             let Some(broker) = state.coordinator.broker(&self.brokers) else { continue };
             if offsets_due {
-                let all = requests.values().flat_map(|(all, _)| all);
+                let all = leaders.values().flat_map(|led| &led.all);
                 let list = borrowed(all.filter(|(topic, _)| what.topics.contains(topic)));
                 if !list.is_empty() {
                     let question = Question::Offsets { group, broker };
@@ -284,7 +297,7 @@ impl Reader {
                 tracing::warn!(addresses = %self.addresses, ?interval, "reading this Kafka cluster takes long: it is read less often");
             }
             Some(interval) => {
-                tracing::info!(addresses = %self.addresses, ?interval, "this Kafka cluster is read more often again")
+                tracing::info!(addresses = %self.addresses, ?interval, "this Kafka cluster is read more often again");
             }
             None => {}
         }
@@ -354,7 +367,7 @@ impl Reader {
                     state.take_offsets(offsets, open.asked, now);
                 }
             }
-            (Question::Offsets { group, broker }, Err(failure)) => self.offsets_failed(group, broker, failure),
+            (Question::Offsets { group, broker }, Err(failure)) => self.offsets_failed(group, broker, &failure),
             (Question::Members { group }, Ok(Answer::Group(description))) => {
                 if let Some(state) = self.states.get_mut(&group) {
                     state.take_members(description, now);
@@ -383,7 +396,7 @@ impl Reader {
     }
 
     /// A broker did not tell a group's offsets: another one is asked, and all around there is a reason to tell.
-    fn offsets_failed(&mut self, group: u64, broker: i32, failure: Failure) {
+    fn offsets_failed(&mut self, group: u64, broker: i32, failure: &Failure) {
         let Some(state) = self.states.get_mut(&group) else { return };
         tracing::debug!(addresses = %self.addresses, broker, %failure, "a broker does not tell a group's offsets");
         let is_another = failure.code == RDKafkaErrorCode::NotCoordinator;
@@ -393,8 +406,7 @@ impl Reader {
             self.brokers_wanted = true;
         }
         if !is_another || !more && state.failed.is_none() {
-            let words = format!("the committed offsets could not be read: {failure}");
-            state.failed = Some(round::trouble(&self.addresses, &Failure { words, ..failure }));
+            state.failed = Some(round::offsets_trouble(&self.addresses, failure));
         }
         if is_another && more {
             self.ask_more();
@@ -409,6 +421,10 @@ impl Reader {
         let unknown = || topics.iter().any(|name| !self.topics.contains_key(name));
         let undescribed = self.topics_failed.as_ref().filter(|_| unknown());
         let trouble = trouble.or_else(|| undescribed.map(|failure| round::trouble(&self.addresses, failure)));
+        let trouble = trouble.map(|trouble| match self.admin.connection_error() {
+            Some(words) if trouble.reason == reason::UNREACHABLE => round::unreachable(&self.addresses, &words),
+            _ => trouble,
+        });
         following.publish(|reading| {
             // An older one is still what is known; it says itself how old it is.
             reading.snapshot = snapshot.map(Arc::new).or_else(|| reading.snapshot.take());
@@ -426,8 +442,7 @@ impl Reader {
         let group = &commit.following.what().group_id;
         let state = self.states.entry(commit.following.id()).or_default();
         let Some(broker) = state.coordinator.broker(&self.brokers) else {
-            let failure = Failure { code: RDKafkaErrorCode::AllBrokersDown, words: "no connection yet".to_owned() };
-            let _ = commit.answer.send(Err(round::trouble(&self.addresses, &failure)));
+            let _ = commit.answer.send(Err(round::trouble(&self.addresses, &self.no_connection())));
             return;
         };
         let tag = self.requests.commit(commit.following.id(), commit.answer);

@@ -304,14 +304,16 @@ pub fn is_transport(failure: &Failure) -> bool {
     )
 }
 
+/// Nobody answers, as a condition says it.
+pub fn unreachable(addresses: &str, words: &str) -> Trouble {
+    Trouble { reason: reason::UNREACHABLE, message: format!("no broker of {addresses} answers: {words}") }
+}
+
 /// A failed request as a condition says it.
 pub fn trouble(addresses: &str, failure: &Failure) -> Trouble {
     use RDKafkaErrorCode as Code;
     if is_transport(failure) {
-        return Trouble {
-            reason: reason::UNREACHABLE,
-            message: format!("no broker of {addresses} answers: {failure}"),
-        };
+        return unreachable(addresses, &failure.words);
     }
     let reason = match failure.code {
         Code::TopicAuthorizationFailed
@@ -322,6 +324,15 @@ pub fn trouble(addresses: &str, failure: &Failure) -> Trouble {
         _ => reason::BROKER_ERROR,
     };
     Trouble { reason, message: format!("Kafka at {addresses} says: {failure}") }
+}
+
+/// Committed offsets that could not be read, as a condition says it.
+pub fn offsets_trouble(addresses: &str, failure: &Failure) -> Trouble {
+    let words = format!("the committed offsets could not be read: {failure}");
+    if is_transport(failure) || failure.code == RDKafkaErrorCode::NotCoordinator {
+        return Trouble { reason: reason::PARTLY_KNOWN, message: words };
+    }
+    trouble(addresses, &Failure { words, ..failure.clone() })
 }
 
 fn topic_trouble(name: &str, failure: &Failure) -> Trouble {
