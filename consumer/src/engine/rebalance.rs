@@ -25,7 +25,9 @@ impl State {
         self.status.rebalances.add(1);
         let names = names(list);
         let asked: Vec<(&str, i32)> = names.iter().map(|(topic, number)| (&**topic, *number)).collect();
-        let starts = starts::of(consumer, &asked);
+        // A pod that stops handles none of them and gives them back at once: the group must not wait for where they begin.
+        let starts =
+            if self.closing { vec![starts::Start::default(); asked.len()] } else { starts::of(consumer, &asked) };
         let mut assignment = TopicPartitionList::with_capacity(names.len());
         for ((topic, number), start) in names.iter().zip(starts) {
             let starts::Start { offset: start, lost } = start;

@@ -19,9 +19,9 @@ pub struct Arguments {
 enum Verb {
     /// Bring the lab up: about 15 minutes the first time (everything is built), under a minute afterwards.
     Up {
-        /// Install Sluice too, with its charts.
+        /// Leave Sluice out, to install it by hand: its images are there, with the tag dev.
         #[arg(long)]
-        install: bool,
+        bare: bool,
     },
     /// Take the lab down and leave nothing behind.
     Down,
@@ -70,14 +70,17 @@ enum Verb {
 pub fn run(arguments: Arguments) -> Result<()> {
     let mut progress = Progress::default();
     match arguments.command {
-        Verb::Up { install } => {
+        Verb::Up { bare } => {
             let lab = Lab::up(&mut progress)?;
-            if install {
+            if !bare {
                 progress.step("installing Sluice");
                 lab.install_sluice(&[])?;
             }
             println!(
-                "The lab is up. Look around with `cargo lab shell` or `cargo lab kubectl get pods -A`; end it with `cargo lab down`."
+                "\n{} Its Kafka is at {}, for pods and for `cargo lab kafka topics --list`.\n\
+                 Look around with `cargo lab shell` or `cargo lab kubectl get pods -A`; end it with `cargo lab down`.",
+                if bare { "The lab is up, without Sluice." } else { "The lab is up, with Sluice in it." },
+                lab.bootstrap_servers(),
             );
             Ok(())
         }

@@ -124,6 +124,10 @@ impl Folders {
 
     /// The checkout that this lab was built from.
     pub fn checkout() -> Result<PathBuf> {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().context("the checkout is gone")
+        // Cargo tells where the package is that runs: checkouts that share a target folder share the binary too, with the
+        // path that it was compiled in.
+        let package =
+            std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+        package.join("../..").canonicalize().context("the checkout is gone")
     }
 }
