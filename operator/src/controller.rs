@@ -10,7 +10,7 @@ use std::{
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use kube::{
-    Client, Resource,
+    Resource,
     core::error_boundary::InvalidObject,
     runtime::{
         controller::{self, Action, applier},
@@ -23,15 +23,13 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     backoff,
-    group::Kafka,
-    groups::{Claim, Groups},
-    health::Health,
+    context::{Context, Shared},
+    groups::Claim,
     memory::{Memory, Waiting},
-    metrics::Metrics,
     reconcile,
-    report::events::{Events, Happening},
+    report::events::Happening,
     validate::Identity,
-    watch::{Guarded, Scope, Stores, Wake},
+    watch::{Guarded, Scope},
 };
 
 /// A pass that takes longer is cut off and tried again: the client repeats requests by itself for minutes.
@@ -39,32 +37,10 @@ const PASS: Duration = Duration::from_secs(60);
 /// Requests within this time are one.
 const DEBOUNCE: Duration = Duration::from_millis(20);
 
-/// What all scopes share.
-pub struct Shared {
-    /// The API server.
-    pub client: Client,
-    /// The stock consumer's image.
-    pub image: Option<String>,
-    /// Who claims which group.
-    pub groups: Groups,
-    /// The readers, one for each Kafka cluster.
-    pub kafka: Arc<dyn Kafka>,
-    /// Publishes events.
-    pub events: Events,
-    /// Counts.
-    pub metrics: Arc<Metrics>,
-    /// Liveness and readiness.
-    pub health: Arc<Health>,
-}
-
-/// What passes of one scope are given.
-pub struct Context {
-    /// What all scopes share.
-    pub shared: Arc<Shared>,
-    /// What the watches have seen.
-    pub stores: Stores,
-    /// Asks for passes when a reading has come.
-    pub wake: Wake,
+/// The consumers of one scope, whose passes are run.
+struct Passes {
+    /// What a pass is given.
+    context: Context,
     kept: Mutex<HashMap<ObjectRef<Guarded>, Arc<Kept>>>,
 }
 
@@ -153,20 +129,21 @@ fn scope_passes(
 ) -> impl stream::Stream<Item = ()> + Send + use<> {
     let Scope { stores, requests, wake } = scope;
     let store = stores.consumers.clone();
-    let context = Arc::new(Context { shared: Arc::clone(shared), stores, wake, kept: Mutex::default() });
-    let found = Arc::clone(&context);
+    let context = Context { shared: Arc::clone(shared), stores, wake };
+    let passes = Arc::new(Passes { context, kept: Mutex::default() });
+    let found = Arc::clone(&passes);
     let ready = Arc::clone(ready);
     let config = controller::Config::default().concurrency(concurrency).debounce(DEBOUNCE);
     applier(
-        move |object, context| {
+        move |object, passes| {
             let ready = Arc::clone(&ready);
             Box::pin(async move {
                 ready.cancelled().await;
-                turn(object, context).await
+                turn(object, passes).await
             })
         },
         |_, failed: &Failed, _| Action::requeue(failed.after),
-        context,
+        passes,
         store,
         requests.take_until(stop.clone().cancelled_owned()),
         config,
@@ -193,8 +170,8 @@ impl std::fmt::Display for Short<'_> {
 }
 
 /// One consumer's turn: not while it waits after a failure, not longer than allowed, and counted.
-async fn turn(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Failed> {
-    let kept = context.kept(&object);
+async fn turn(object: Arc<Guarded>, passes: Arc<Passes>) -> Result<Action, Failed> {
+    let kept = passes.kept(&object);
     let now = Instant::now();
     let generation = object.meta().generation;
     if let Some(rest) = kept.rest(generation, now) {
@@ -203,18 +180,18 @@ async fn turn(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Fai
     let consumer = match &object.0 {
         Ok(consumer) => Arc::new(consumer.clone()),
         Err(invalid) => {
-            context.unreadable(&object, invalid, &kept).await;
+            passes.unreadable(&object, invalid, &kept).await;
             return Ok(Action::await_change());
         }
     };
     let began = Instant::now();
-    let ended = pass(&consumer, &context, &kept).await;
-    let metrics = &context.shared.metrics;
+    let ended = pass(&consumer, &passes, &kept).await;
+    let metrics = &passes.context.shared.metrics;
     match ended {
         Ok(action) => {
             metrics.pass("ok", began.elapsed());
             if kept.recovered() {
-                metrics.in_backoff(context.waiting());
+                metrics.in_backoff(passes.waiting());
             }
             Ok(action)
         }
@@ -222,18 +199,18 @@ async fn turn(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Fai
             metrics.pass("error", began.elapsed());
             metrics.error(error.reason());
             let after = kept.failed(generation, Instant::now());
-            metrics.in_backoff(context.waiting());
+            metrics.in_backoff(passes.waiting());
             Err(Failed { error, after })
         }
     }
 }
 
 /// One pass with its time limit, in a task of its own: a panic in it ends the pass and nothing else.
-async fn pass(consumer: &Arc<KafkaConsumer>, context: &Arc<Context>, kept: &Arc<Kept>) -> Result<Action, Error> {
-    let (consumer, context, kept) = (Arc::clone(consumer), Arc::clone(context), Arc::clone(kept));
+async fn pass(consumer: &Arc<KafkaConsumer>, passes: &Arc<Passes>, kept: &Arc<Kept>) -> Result<Action, Error> {
+    let (consumer, passes, kept) = (Arc::clone(consumer), Arc::clone(passes), Arc::clone(kept));
     let task = AbortOnDropHandle::new(tokio::spawn(async move {
         let mut memory = kept.memory.lock().await;
-        reconcile::reconcile(&consumer, &context, &mut memory, Timestamp::now()).await
+        reconcile::reconcile(&consumer, &passes.context, &mut memory, Timestamp::now()).await
     }));
     match tokio::time::timeout(PASS, task).await {
         Ok(Ok(ended)) => Ok(ended?),
@@ -242,7 +219,7 @@ async fn pass(consumer: &Arc<KafkaConsumer>, context: &Arc<Context>, kept: &Arc<
     }
 }
 
-impl Context {
+impl Passes {
     /// What is kept of a consumer; one that was made again under the same name begins anew.
     fn kept(&self, object: &Guarded) -> Arc<Kept> {
         let key = ObjectRef::from_obj(object);
@@ -265,18 +242,18 @@ impl Context {
         let old = self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
         if let Some(old) = old {
             self.drop_kept(key, &old.uid);
-            self.shared.metrics.in_backoff(self.waiting());
+            self.context.shared.metrics.in_backoff(self.waiting());
         }
     }
 
     fn drop_kept(&self, key: &ObjectRef<Guarded>, uid: &str) {
-        self.shared.groups.release(uid);
+        self.context.shared.groups.release(uid);
         let id = Identity {
             namespace: key.namespace.clone().unwrap_or_default(),
             name: key.name.clone(),
             uid: uid.to_owned(),
         };
-        self.shared.metrics.forget(&id);
+        self.context.shared.metrics.forget(&id);
         tracing::info!(consumer = %Short(&key.namespace, &key.name), "gone");
     }
 
@@ -298,7 +275,7 @@ impl Context {
         tracing::warn!(consumer = %Short(&key.namespace, &key.name), error = %invalid.error, "the object cannot be read");
         let note = format!("this object cannot be read by this version of the operator: {}", invalid.error);
         let happening = Happening::warning(reason::INVALID_SPEC, "Read", note);
-        self.shared.events.publish(&[happening], &object.object_ref(&())).await;
+        self.context.shared.events.publish(&[happening], &object.object_ref(&())).await;
     }
 }
 

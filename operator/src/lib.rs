@@ -37,6 +37,7 @@ pub mod apply;
 pub mod args;
 pub mod backoff;
 pub mod build;
+pub mod context;
 pub mod controller;
 pub mod group;
 pub mod groups;

@@ -3,10 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use kube::{
-    Resource, ResourceExt,
-    runtime::{controller::Action, reflector::ObjectRef},
-};
+use kube::{Resource, ResourceExt, runtime::controller::Action};
 use sluice_crds::{
     KafkaConsumer,
     conditions::reason,
@@ -18,7 +15,7 @@ use tokio::time::Instant;
 use crate::{
     apply::{self, Writer},
     backoff, build,
-    controller::Context,
+    context::Context,
     group::{Group, Reading},
     groups::Claim,
     memory::Memory,
@@ -298,14 +295,5 @@ async fn tell(
 impl std::fmt::Display for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
-
-impl Context {
-    /// What rings when a consumer has a new reading: it asks for a pass.
-    fn bell(&self, id: &Identity) -> crate::group::Bell {
-        let (wake, object) = (self.wake.clone(), ObjectRef::new(&id.name).within(&id.namespace));
-        // A controller that has stopped needs no pass.
-        Arc::new(move || drop(wake.unbounded_send(object.clone())))
     }
 }

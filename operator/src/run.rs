@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::Args,
-    controller::{self, Shared},
+    context::Shared,
+    controller,
     group::Kafka,
     groups::Groups,
     health::{self, Health},

@@ -46,7 +46,7 @@ pub struct History {
     /// When knobs were last changed.
     pub(crate) knobs_at: Option<Millis>,
     /// Capacity of a pod before the last change of concurrency, and the concurrency then.
-    pub(crate) tried: Option<crate::knobs::Tried>,
+    pub(crate) tried: Option<Tried>,
     /// Since when pods and members do not agree with what was asked for.
     pub(crate) unsettled_since: Option<Millis>,
 }
@@ -70,6 +70,19 @@ struct Track {
     moved: Millis,
     /// The newest report's own time, and when it was first read.
     reported: (i64, Millis),
+}
+
+/// A change of concurrency whose gain is to be seen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Tried {
+    pub(crate) from: u32,
+    /// What the fullest pod could do before, and how many partitions it had.
+    pub(crate) capacity: f64,
+    pub(crate) each: u32,
+    pub(crate) slot_rate: f64,
+    pub(crate) at: Millis,
+    /// It gained nothing and was taken back.
+    pub(crate) failed: bool,
 }
 
 impl History {

@@ -5,7 +5,7 @@
 use sluice_crds::tuning::Knobs;
 
 use crate::{
-    history::History,
+    history::{History, Tried},
     snapshot::Millis,
     spec::{Observed, Spec},
 };
@@ -18,19 +18,6 @@ const UNHURRIED: Millis = 60_000;
 const DISCOURAGED: Millis = 300_000;
 /// More concurrency must gain this much, or it is taken back.
 const GAIN: f64 = 1.1;
-
-/// A change of concurrency whose gain is to be seen.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Tried {
-    from: u32,
-    /// What the fullest pod could do before, and how many partitions it had.
-    capacity: f64,
-    each: u32,
-    slot_rate: f64,
-    at: Millis,
-    /// It gained nothing and was taken back.
-    failed: bool,
-}
 
 /// What presses on the pods.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -20,7 +20,7 @@ use sluice_crds::{KafkaConsumer, KafkaConsumerStatus, labels};
 use tokio::time::Instant;
 
 use self::{events::Happening, significance::significance};
-use crate::{controller::Context, memory::Writes};
+use crate::{context::Context, memory::Writes};
 
 /// Why a status could not be written.
 #[derive(Debug, thiserror::Error)]

@@ -69,3 +69,32 @@ pub async fn a_consumer_runs_and_says_so(world: Arc<World>) -> Result<()> {
     ensure!(pod.and_then(|p| p.security_context.as_ref()).and_then(|c| c.run_as_non_root) == Some(true), "{pod:?}");
     scene.end().await
 }
+
+/// `watchNamespaces`: the operator has Roles there and no right elsewhere, and needs none. Taking the list away gives it all.
+pub async fn an_operator_of_some_namespaces_keeps_to_them(world: Arc<World>) -> Result<()> {
+    let (one, two) = (world.scene("watched-one", 1).await?, world.scene("watched-two", 1).await?);
+    let other = world.scene("not-watched", 1).await?;
+    world.lab.install_sluice(&[&format!("watchNamespaces={{{},{}}}", one.namespace, two.namespace)])?;
+    let account = format!("system:serviceaccount:{OPERATOR_NAMESPACE}:sluice");
+    let may = |namespace: &str| {
+        // kubectl exits with 1 on "no".
+        world.lab.kubectl(&["auth", "can-i", "patch", "deployments.apps", "-n", namespace, "--as", &account]).is_ok()
+    };
+    ensure!(may(&one.namespace) && may(&two.namespace), "it has no rights where it is to work");
+    ensure!(!may(&other.namespace), "it has rights where it is not to work");
+    for scene in [&other, &one, &two] {
+        scene.consumer.apply(scene.spec(&json!({}))).await?;
+    }
+    for scene in [&one, &two] {
+        scene.consumer.until_condition(conditions::READY, "True", Duration::from_secs(40)).await?;
+    }
+    let ignored = other.consumer.status().await?;
+    ensure!(ignored.conditions.is_empty() && other.consumer.children().await?.is_empty(), "{ignored:?}");
+
+    world.lab.install_sluice(&[])?;
+    other.consumer.until_condition(conditions::READY, "True", Duration::from_secs(40)).await?;
+    for scene in [one, two, other] {
+        scene.end().await?;
+    }
+    Ok(())
+}

@@ -58,6 +58,7 @@ const TESTS: &[Test] = tests![
     failures::kafka_may_stop_and_start,
     failures::the_api_server_may_restart,
     failures::the_operator_may_restart_in_mid_scale,
+    install::an_operator_of_some_namespaces_keeps_to_them,
     deletion::a_deleted_consumer_leaves_only_its_offsets,
     deletion::an_uninstalled_operator_leaves_the_consumers_running,
 ];

@@ -1,0 +1,52 @@
+//! What a pass is given: what all passes share, and what the watches of its scope have seen.
+
+use std::sync::Arc;
+
+use kube::{Client, runtime::reflector::ObjectRef};
+
+use crate::{
+    group::{Bell, Kafka},
+    groups::Groups,
+    health::Health,
+    metrics::Metrics,
+    report::events::Events,
+    validate::Identity,
+    watch::{Stores, Wake},
+};
+
+/// What all scopes share.
+pub struct Shared {
+    /// The API server.
+    pub client: Client,
+    /// The stock consumer's image.
+    pub image: Option<String>,
+    /// Who claims which group.
+    pub groups: Groups,
+    /// The readers, one for each Kafka cluster.
+    pub kafka: Arc<dyn Kafka>,
+    /// Publishes events.
+    pub events: Events,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Liveness and readiness.
+    pub health: Arc<Health>,
+}
+
+/// What passes of one scope are given.
+pub struct Context {
+    /// What all scopes share.
+    pub shared: Arc<Shared>,
+    /// What the watches have seen.
+    pub stores: Stores,
+    /// Asks for passes when a reading has come.
+    pub wake: Wake,
+}
+
+impl Context {
+    /// What rings when a consumer has a new reading: it asks for a pass.
+    pub fn bell(&self, id: &Identity) -> Bell {
+        let (wake, object) = (self.wake.clone(), ObjectRef::new(&id.name).within(&id.namespace));
+        // A controller that has stopped needs no pass.
+        Arc::new(move || drop(wake.unbounded_send(object.clone())))
+    }
+}
