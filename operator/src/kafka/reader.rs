@@ -39,12 +39,12 @@ const GLANCE: Duration = Duration::from_millis(20);
 /// The setting that tells what `protocol: Auto` means.
 const HEARTBEAT: &str = "group.consumer.heartbeat.interval.ms";
 
-/// Partitions with the same leader.
+/// What is asked of one leader.
 #[derive(Default)]
 struct Led {
-    all: Vec<(String, i32)>,
-    /// Those whose log start is to be read.
-    starts_due: Vec<(String, i32)>,
+    starts: Vec<(Arc<str>, i32)>,
+    committed_ends: Vec<(Arc<str>, i32)>,
+    ends: Vec<(Arc<str>, i32)>,
 }
 
 /// What the thread was woken by.
@@ -222,17 +222,27 @@ impl Reader {
         Failure { code: RDKafkaErrorCode::AllBrokersDown, words }
     }
 
-    /// Asks for offsets of the partitions that are known, as far as that is due and was not asked in this round.
+    /// Asks for all of the partitions that are known, as far as that is due and was not asked in this round.
     fn ask_what_is_known(&mut self, groups: &[Arc<Following>]) {
         let below_start = self.states.values().any(|state| state.is_below_start);
         let starts_due = below_start || self.starts_at.is_none_or(|at| at.elapsed() >= SELDOM);
+        let topics_of = |committed| -> HashSet<&str> {
+            let those = groups.iter().filter(|group| group.committed_only() == committed);
+            those.flat_map(|group| group.what().topics.iter().map(String::as_str)).collect()
+        };
+        let (committed, uncommitted) = (topics_of(true), topics_of(false));
         let mut leaders: BTreeMap<i32, Led> = BTreeMap::new();
         for (name, topic) in &self.topics {
+            let (committed, uncommitted) = (committed.contains(name.as_str()), uncommitted.contains(name.as_str()));
             for (number, leader, has_start) in topic.partitions() {
                 let led = leaders.entry(leader).or_default();
-                led.all.push((name.clone(), number));
-                if starts_due || !has_start {
-                    led.starts_due.push((name.clone(), number));
+                let lists = [
+                    (&mut led.starts, starts_due || !has_start),
+                    (&mut led.committed_ends, committed),
+                    (&mut led.ends, uncommitted),
+                ];
+                for (list, _) in lists.into_iter().filter(|(_, wanted)| *wanted) {
+                    list.push((Arc::clone(topic.name()), number));
                 }
             }
         }
@@ -242,39 +252,43 @@ impl Reader {
         if starts_due {
             self.starts_at = Some(Instant::now());
         }
-        for (&leader, Led { all, starts_due: starts }) in &leaders {
-            if !starts.is_empty() {
-                let list = borrowed(starts.iter());
-                let question = Question::Starts { leader };
-                self.ask(question, |admin, tag| admin.list_offsets(&list, Which::Start, tag, REQUEST));
-            }
-            for committed in [true, false] {
-                let topics: BTreeSet<&String> =
-                    groups.iter().filter(|g| g.committed_only() == committed).flat_map(|g| &g.what().topics).collect();
-                let list = borrowed(all.iter().filter(|(topic, _)| topics.contains(topic)));
+        for (leader, Led { starts, committed_ends, ends }) in leaders {
+            let (before, after) = (Which::End { committed: true }, Which::End { committed: false });
+            for (question, which, partitions) in [
+                (Question::Starts { leader }, Which::Start, starts),
+                (Question::Ends { leader, committed: true }, before, committed_ends),
+                (Question::Ends { leader, committed: false }, after, ends),
+            ] {
+                let list: Vec<(&str, i32)> = partitions.iter().map(|(topic, number)| (&**topic, *number)).collect();
                 if !list.is_empty() {
-                    let question = Question::Ends { leader, committed };
-                    self.ask(question, |admin, tag| admin.list_offsets(&list, Which::End { committed }, tag, REQUEST));
+                    self.ask(question, |admin, tag| admin.list_offsets(&list, which, tag, REQUEST));
                 }
             }
         }
         for following in groups {
-            let (group, what) = (following.id(), following.what());
-            let state = self.states.entry(group).or_default();
-            let (offsets_due, members_due) = (state.is_due(SELDOM), state.members_are_due());
-            let Some(broker) = state.coordinator.broker(&self.brokers) else { continue };
-            if offsets_due {
-                let all = leaders.values().flat_map(|led| &led.all);
-                let list = borrowed(all.filter(|(topic, _)| what.topics.contains(topic)));
-                if !list.is_empty() {
-                    let question = Question::Offsets { group, broker };
-                    self.ask(question, |admin, tag| admin.group_offsets(&what.group_id, &list, broker, tag, REQUEST));
-                }
+            self.ask_of_group(following);
+        }
+    }
+
+    /// Asks for a group's offsets and members, as far as that is due and was not asked in this round.
+    fn ask_of_group(&mut self, following: &Following) {
+        let (group, what) = (following.id(), following.what());
+        let state = self.states.entry(group).or_default();
+        let (offsets_due, members_due) = (state.is_due(SELDOM), state.members_are_due() && following.members_wanted());
+        let Some(broker) = state.coordinator.broker(&self.brokers) else { return };
+        if offsets_due {
+            let known = what.topics.iter().filter_map(|name| self.topics.get(name));
+            let all = known.flat_map(|topic| topic.partitions().map(|(number, ..)| (Arc::clone(topic.name()), number)));
+            let all: Vec<_> = all.collect();
+            let list: Vec<(&str, i32)> = all.iter().map(|(topic, number)| (&**topic, *number)).collect();
+            if !list.is_empty() {
+                let question = Question::Offsets { group, broker };
+                self.ask(question, |admin, tag| admin.group_offsets(&what.group_id, &list, broker, tag, REQUEST));
             }
-            if members_due && following.members_wanted() {
-                let question = Question::Members { group };
-                self.ask(question, |admin, tag| admin.describe_group(&what.group_id, broker, tag, REQUEST));
-            }
+        }
+        if members_due {
+            let question = Question::Members { group };
+            self.ask(question, |admin, tag| admin.describe_group(&what.group_id, broker, tag, REQUEST));
         }
     }
 
@@ -335,7 +349,9 @@ impl Reader {
                     let known = self.topics.remove(&topic.name);
                     self.topics.insert(topic.name.clone(), round::described(known, &topic));
                 }
-                self.ask_more();
+                if self.round.is_some() {
+                    self.ask_what_is_known(&self.followed());
+                }
             }
             (Question::Topics, Err(failure)) => {
                 if let Some(asked) = self.teller.broker(&self.brokers)
@@ -388,13 +404,6 @@ impl Reader {
         }
     }
 
-    /// Goes on with the questions that an answer in this round has made possible.
-    fn ask_more(&mut self) {
-        if self.round.is_some() {
-            self.ask_what_is_known(&self.followed());
-        }
-    }
-
     /// A broker did not tell a group's offsets: another one is asked, and all around there is a reason to tell.
     fn offsets_failed(&mut self, group: u64, broker: i32, failure: &Failure) {
         let Some(state) = self.states.get_mut(&group) else { return };
@@ -408,8 +417,13 @@ impl Reader {
         if !is_another || !more && state.failed.is_none() {
             state.failed = Some(round::offsets_trouble(&self.addresses, failure));
         }
-        if is_another && more {
-            self.ask_more();
+        let mut followed = self.groups.iter().filter_map(Weak::upgrade);
+        if is_another
+            && more
+            && self.round.is_some()
+            && let Some(following) = followed.find(|following| following.id() == group)
+        {
+            self.ask_of_group(&following);
         }
     }
 
@@ -457,10 +471,6 @@ impl Reader {
         };
         failure.map_or(Ok(()), |failure| Err(round::trouble(&self.addresses, &failure)))
     }
-}
-
-fn borrowed<'a>(partitions: impl Iterator<Item = &'a (String, i32)>) -> Vec<(&'a str, i32)> {
-    partitions.map(|(topic, number)| (topic.as_str(), *number)).collect()
 }
 
 /// librdkafka did not take the addresses: every group is told, until there are other ones.

@@ -55,6 +55,11 @@ impl PartitionState {
 }
 
 impl TopicState {
+    /// Its name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
     /// Its partitions: number, leader, and whether the log's start was ever read.
     pub fn partitions(&self) -> impl Iterator<Item = (i32, i32, bool)> {
         (0..).zip(self.partitions.iter().flatten()).map(|(number, state)| (number, state.leader, state.start.is_some()))

@@ -51,6 +51,7 @@ const TESTS: &[Test] = tests![
     scaling::a_spike_is_followed_up_and_down,
     scaling::pods_go_to_zero_and_wake,
     scaling::a_steady_load_moves_nothing,
+    scaling::the_consumer_protocol_scales_too,
     partitions::added_partitions_and_deleted_records_are_followed,
     partitions::a_transactions_marker_is_no_lag,
     failures::a_rolling_restart_loses_and_repeats_nothing,

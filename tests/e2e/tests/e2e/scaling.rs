@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use sluice_crds::conditions;
+use sluice_crds::{conditions, kafkaconsumer::kafka::GroupProtocol};
 use sluice_e2e::{World, until};
 
 const SOON: Duration = Duration::from_secs(40);
@@ -63,6 +63,25 @@ pub async fn a_steady_load_moves_nothing(world: Arc<World>) -> Result<()> {
     let manifest = load.wait().await?;
     let now = scene.consumer.deployment().await?.and_then(|d| d.metadata.generation);
     ensure!(settled == now, "the Deployment was changed under a steady load: generation {settled:?} to {now:?}");
+    let verdict = scene.verify(&[manifest], SOON).await?;
+    ensure!(verdict.exactly_once(), "{verdict}");
+    scene.end().await
+}
+
+/// KIP-848: up under load and down again, nothing lost, repeated or out of order.
+pub async fn the_consumer_protocol_scales_too(world: Arc<World>) -> Result<()> {
+    let mut scene = world.scene("kip-848", 4).await?;
+    let spec = json!({"kafka": {"protocol": "Consumer"}, "scaling": {"mode": "Manual"}, "replicas": 1});
+    scene.consumer.apply(scene.slow_spec(&spec)).await?;
+    scene.consumer.until_condition(conditions::READY, "True", SOON).await?;
+    let protocol = scene.consumer.status().await?.protocol;
+    ensure!(protocol == Some(GroupProtocol::Consumer), "{protocol:?}");
+    let load = scene.load("400x25s")?;
+    for pods in [3, 1] {
+        scene.consumer.patch(json!({"spec": {"replicas": pods}})).await?;
+        scene.consumer.until_replicas(pods, SOON).await?;
+    }
+    let manifest = load.wait().await?;
     let verdict = scene.verify(&[manifest], SOON).await?;
     ensure!(verdict.exactly_once(), "{verdict}");
     scene.end().await
