@@ -127,9 +127,12 @@ fn obstacle(desired: i32, deployment: Option<&Deployment>, pods: &[&Pod], now: T
             failed.message.clone().unwrap_or_else(|| "pods are refused".to_owned()),
         ));
     }
-    let mut found: Vec<_> = pods
-        .iter()
-        .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+    // In a rollout pods of the template before stay until the new ones are ready: what ails them may be mended already.
+    let living = || pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+    let newest = living().max_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
+    let template = newest.and_then(|pod| template(pod));
+    let mut found: Vec<_> = living()
+        .filter(|pod| self::template(pod) == template)
         .filter_map(|pod| pod_obstacle(pod, now).map(|(rank, reason, what)| (rank, name(pod), reason, what)))
         .collect();
     found.sort_unstable();
@@ -141,6 +144,11 @@ fn obstacle(desired: i32, deployment: Option<&Deployment>, pods: &[&Pod], now: T
 
 fn name(pod: &Pod) -> &str {
     pod.metadata.name.as_deref().unwrap_or_default()
+}
+
+/// Which of its Deployment's templates a pod was made from.
+fn template(pod: &Pod) -> Option<&str> {
+    pod.metadata.labels.as_ref()?.get("pod-template-hash").map(String::as_str)
 }
 
 /// What stands in one pod's way, with its rank.
@@ -306,6 +314,29 @@ mod tests {
                 verdict.message
             );
         }
+    }
+
+    #[test]
+    fn what_ails_a_pod_of_the_template_before_is_not_told_once_a_new_one_is_there() {
+        let image = container(&json!({ "state": { "waiting": { "reason": "ErrImagePull", "message": "x:1" } } }));
+        let crash = container(&json!({ "state": { "waiting": { "reason": "CrashLoopBackOff" } } }));
+        let of = |name: &str, second: u32, template: &str, status: &serde_json::Value| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": {
+                    "name": name,
+                    "creationTimestamp": format!("2026-01-01T00:00:{second:02}Z"),
+                    "labels": { "pod-template-hash": template },
+                },
+                "status": status,
+            }))
+            .unwrap()
+        };
+        let (old, new) = (of("orders-old", 1, "a", &image), of("orders-new", 2, "b", &crash));
+        let reason_of = |all: &[&Pod]| pods(1, Some(&deployment(1, 0)), all, now()).reason;
+        assert_eq!(reason_of(&[&old]), reason::IMAGE);
+        assert_eq!(reason_of(&[&old, &new]), reason::CRASH);
+        let starting = of("orders-new", 2, "b", &json!({}));
+        assert_eq!(reason_of(&[&old, &starting]), reason::PROGRESSING);
     }
 
     #[test]

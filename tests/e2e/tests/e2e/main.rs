@@ -38,6 +38,7 @@ const TESTS: &[Test] = tests![
     refusals::bad_consumers_are_refused_with_a_sentence,
     refusals::an_unknown_topic_is_reported_and_never_created,
     refusals::a_wrong_broker_address_is_reported_and_harms_nobody_else,
+    refusals::pods_that_cannot_run_are_explained,
     refusals::a_broken_tuning_file_keeps_the_knobs,
     modes::replicas_are_the_users_in_mode_manual,
     modes::a_dry_run_changes_nothing,

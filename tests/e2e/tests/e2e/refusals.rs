@@ -3,14 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, ResourceQuota};
 use kube::{
     Api,
-    api::{Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 use sluice_crds::{conditions, kafkaconsumer};
 use sluice_e2e::{World, consumer::Consumer, records::Record, until};
+
+/// Long enough for a container to end three times.
+const SOON: Duration = Duration::from_secs(60);
 
 /// The rules that `validate_cel` tests in the crate, on the API server that enforces them.
 pub async fn bad_consumers_are_refused_with_a_sentence(world: Arc<World>) -> Result<()> {
@@ -122,5 +125,45 @@ pub async fn a_broken_tuning_file_keeps_the_knobs(world: Arc<World>) -> Result<(
         Ok(if text.contains("batchSize") { Ok(()) } else { Err(text) })
     })
     .await?;
+    scene.end().await
+}
+
+/// Pods that cannot run: the condition has the cluster's own words, and all is well once the cause is gone.
+pub async fn pods_that_cannot_run_are_explained(world: Arc<World>) -> Result<()> {
+    let scene = world.scene("no-pods", 2).await?;
+    let quotas: Api<ResourceQuota> = Api::namespaced(world.client.clone(), &scene.namespace);
+    let quota = serde_json::from_value(json!({"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}))?;
+    quotas.create(&PostParams::default(), &quota).await?;
+    scene.consumer.apply(scene.spec(&json!({}))).await?;
+    let until_reason = |reason: &'static str| {
+        let consumer = &scene.consumer;
+        async move {
+            until(reason, SOON, || async {
+                let status = consumer.status().await?;
+                let ready = status.conditions.into_iter().find(|c| c.type_ == conditions::READY);
+                let seen = ready.map(|c| (c.reason, c.message)).unwrap_or_default();
+                Ok(if seen.0 == reason { Ok(seen.1) } else { Err(seen) })
+            })
+            .await
+        }
+    };
+    let message = until_reason(conditions::reason::QUOTA).await?;
+    ensure!(message.contains("exceeded quota: none"), "{message}");
+    quotas.delete("none", &DeleteParams::default()).await?;
+    // Kubernetes tries again by itself, later and later; a change of the template makes it try now.
+    let image = json!({"spec": {"pod": {"image": "sluice.dev/not-there:1", "imagePullPolicy": "Never"}}});
+    scene.consumer.patch(image).await?;
+    let message = until_reason(conditions::reason::IMAGE).await?;
+    ensure!(message.contains("sluice.dev/not-there:1"), "{message}");
+    // The stock consumer has no handler of a user's own: it says so and ends.
+    let custom = json!({"spec": {
+        "handler": {"log": null, "custom": {}},
+        "pod": {"image": "sluice.dev/consumer:dev", "imagePullPolicy": "Never"},
+    }});
+    scene.consumer.patch(custom).await?;
+    let message = until_reason(conditions::reason::CRASH).await?;
+    ensure!(message.contains("custom"), "{message}");
+    scene.consumer.patch(json!({"spec": {"handler": {"custom": null, "log": {}}}})).await?;
+    scene.consumer.until_condition(conditions::READY, "True", SOON).await?;
     scene.end().await
 }
