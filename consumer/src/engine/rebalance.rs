@@ -25,7 +25,8 @@ impl State {
         self.status.rebalances.add(1);
         let names = names(list);
         let asked: Vec<(&str, i32)> = names.iter().map(|(topic, number)| (&**topic, *number)).collect();
-        // A pod that stops handles none of them and gives them back at once: the group must not wait for where they begin.
+        // A pod that stops handles none of them and gives them back at once: the group must not wait for where they begin,
+        // which librdkafka does not answer to a client that leaves.
         let starts =
             if self.closing { vec![starts::Start::default(); asked.len()] } else { starts::of(consumer, &asked) };
         let mut assignment = TopicPartitionList::with_capacity(names.len());
@@ -40,8 +41,14 @@ impl State {
             partition.lost = lost;
             self.status.records_lost.add(lost);
             partition.queue = BatchQueue::split(consumer, Arc::clone(topic), *number, Arc::clone(&self.waker));
-            // Unknown: librdkafka reads the committed offset itself, and an error tells when there is none.
-            let offset = start.map_or(Offset::Stored, Offset::Offset);
+            let offset = if self.closing {
+                partition.leave();
+                // Not the committed one: librdkafka aborts when a client leaves while it asks for that.
+                Offset::End
+            } else {
+                // Unknown: librdkafka reads the committed offset itself, and an error tells when there is none.
+                start.map_or(Offset::Stored, Offset::Offset)
+            };
             let _ = assignment.add_partition_offset(topic, *number, offset);
             self.partitions.push(partition);
         }
