@@ -11,7 +11,7 @@ use std::{
 
 use rdkafka::{
     ClientConfig,
-    mocking::{MockCluster, MockCoordinator},
+    mocking::MockCluster,
     producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer},
     types::{RDKafkaApiKey, RDKafkaRespErr as Code},
 };
@@ -51,9 +51,8 @@ impl World {
         Self { mock, producer }
     }
 
-    /// Follows a group that the broker coordinates.
-    fn follow(&self, readers: &Readers, group: &str, coordinator: i32) -> Followed {
-        self.mock.coordinator(MockCoordinator::Group(group.to_owned()), coordinator).unwrap();
+    /// Follows a group. The mock answers for it on every broker, whoever coordinates it.
+    fn follow(&self, readers: &Readers, group: &str) -> Followed {
         Followed::new(readers, &self.mock.bootstrap_servers(), group)
     }
 
@@ -124,7 +123,7 @@ fn led_by(broker: i32) -> impl Fn(&i32) -> bool {
 fn a_broker_that_hangs_costs_only_its_own_partitions() {
     let (world, readers) = (World::new(), Readers::default());
     world.send(0..PARTITIONS, 10);
-    let followed = world.follow(&readers, "billing", 1);
+    let followed = world.follow(&readers, "billing");
     let first = followed.until("all is read", |r| ends(r) == all_at(10) && r.trouble.is_none());
     assert!(first.snapshot.unwrap().partitions.iter().all(|p| p.start == Some(0) && p.committed == Committed::None));
 
@@ -155,7 +154,7 @@ fn a_broker_that_hangs_costs_only_its_own_partitions() {
     followed.until("all is well again", |r| r.trouble.is_none());
 }
 
-/// The mock answers for a group on every broker; the first is asked first.
+/// The first broker is asked first.
 #[test]
 fn another_broker_is_asked_for_a_group_whose_coordinator_hangs_and_the_ends_stay_known() {
     let (world, readers) = (World::new(), Readers::default());
@@ -163,7 +162,7 @@ fn another_broker_is_asked_for_a_group_whose_coordinator_hangs_and_the_ends_stay
         world.mock.partition_leader(TOPIC, partition, Some(2)).unwrap();
     }
     world.send(0..PARTITIONS, 10);
-    let followed = world.follow(&readers, "billing", 1);
+    let followed = world.follow(&readers, "billing");
     followed.until("all is read", |r| ends(r) == all_at(10) && r.trouble.is_none());
 
     world.mock.broker_round_trip_time(1, HANGS).unwrap();
@@ -184,7 +183,7 @@ fn the_coordinator_is_searched_among_all_brokers_and_a_reason_told_if_none_is_it
         world.mock.request_errors(RDKafkaApiKey::OffsetFetch, &errors);
     };
     not_me(BROKERS as usize - 1);
-    let followed = world.follow(&readers, "billing", 1);
+    let followed = world.follow(&readers, "billing");
     let troubles = Cell::new(0);
     followed.until("the last of them is it", |r| {
         troubles.set(troubles.get() + usize::from(r.trouble.is_some()));
@@ -202,7 +201,7 @@ fn the_coordinator_is_searched_among_all_brokers_and_a_reason_told_if_none_is_it
 fn a_cluster_that_is_away_is_unreachable_and_comes_back_with_all() {
     let (world, readers) = (World::new(), Readers::default());
     world.send(0..PARTITIONS, 3);
-    let followed = world.follow(&readers, "billing", 1);
+    let followed = world.follow(&readers, "billing");
     followed.until("all is read", |r| ends(r) == all_at(3) && r.trouble.is_none());
     for broker in 1..=BROKERS {
         world.mock.broker_down(broker).unwrap();
@@ -222,7 +221,7 @@ fn a_cluster_that_is_away_is_unreachable_and_comes_back_with_all() {
 async fn a_commit_is_seen_in_the_next_reading() {
     let (world, readers) = (World::new(), Readers::default());
     world.send(0..PARTITIONS, 10);
-    let followed = world.follow(&readers, "billing", 1);
+    let followed = world.follow(&readers, "billing");
     followed.until("all is read", |r| ends(r) == all_at(10) && r.trouble.is_none());
     for offset in [4, 7] {
         let offsets: Vec<_> =
@@ -239,7 +238,7 @@ fn a_topic_that_is_not_there_is_said_by_name_and_found_when_it_comes() {
     let (world, readers) = (World::new(), Readers::default());
     world.send(0..PARTITIONS, 2);
     world.mock.topic_error(TOPIC, Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART).unwrap();
-    let followed = world.follow(&readers, "billing", 1);
+    let followed = world.follow(&readers, "billing");
     let missing = followed.until("it is missing", |r| r.trouble.is_some());
     let (word, message) = trouble(&missing).unwrap();
     assert_eq!(word, reason::UNKNOWN_TOPIC);

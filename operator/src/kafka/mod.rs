@@ -1,9 +1,8 @@
 //! Reading Kafka: one reader for each cluster, shared by all consumers of it.
 //!
 //! [`Readers`] hands out groups; a [`cluster`] has one [`reader`] with one client and one thread, whatever the number of
-//! consumers. Whom to ask is in [`brokers`], what is open in [`requests`], what follows from the answers in [`round`], and how often is
-//! read in [`pace`]: all without Kafka. The
-//! calls themselves are in [`admin`]. Nothing here decides on pods.
+//! consumers. Whom to ask is in [`brokers`], what is open in [`requests`], what follows from the answers in [`round`], and
+//! how often is read in [`pace`]: all without Kafka. The calls themselves are in [`admin`]. Nothing here decides on pods.
 
 pub mod admin;
 pub mod brokers;
