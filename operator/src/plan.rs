@@ -115,6 +115,7 @@ fn in_whose_words(v: &Validated, planned: &mut Planned, pods: i32) {
         Replicas::Fixed(asked) if asked > pods => {
             (reason::MANUAL, format!("spec.replicas asks for {asked} pods, and there are {pods} partitions"))
         }
+        Replicas::Fixed(1) => (reason::MANUAL, "spec.replicas asks for 1 pod".to_owned()),
         Replicas::Fixed(asked) => (reason::MANUAL, format!("spec.replicas asks for {asked} pods")),
         Replicas::Suspended => (reason::SUSPENDED, "spec.suspend is true".to_owned()),
     };

@@ -23,9 +23,14 @@ struct Program {
 
 const PROGRAMS: &[Program] = &[
     Program { name: "pause", folder: "pause", package: ".", cold: "seconds" },
-    Program { name: "sluice-dns", folder: "dns", package: ".", cold: "2 minutes the first time" },
-    Program { name: "helm", folder: "helm", package: "helm.sh/helm/v3/cmd/helm", cold: "3 minutes the first time" },
-    Program { name: "sluice-cluster", folder: "", package: ".", cold: "8 minutes the first time" },
+    Program { name: "sluice-dns", folder: "dns", package: ".", cold: "a minute or two the first time" },
+    Program {
+        name: "helm",
+        folder: "helm",
+        package: "helm.sh/helm/v3/cmd/helm",
+        cold: "a minute or two the first time",
+    },
+    Program { name: "sluice-cluster", folder: "", package: ".", cold: "5 to 8 minutes the first time" },
 ];
 
 /// Builds everything that is not there yet or whose sources changed, except Sluice itself.
@@ -125,7 +130,7 @@ impl Binaries {
     /// Builds operator, consumer and the example of a custom handler.
     pub fn build(progress: &mut Progress) -> Result<Self> {
         let checkout = Folders::checkout()?;
-        progress.step("building operator and consumer (4 minutes the first time)");
+        progress.step("building operator and consumer (2 minutes the first time)");
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
         command

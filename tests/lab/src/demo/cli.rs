@@ -101,8 +101,8 @@ fn announce(was_up: bool) -> Result<()> {
         (true, _) => "about 20 s: the lab is up already",
         (false, true) => "about a minute: what it needs is built already",
         (false, false) => {
-            "about 20 minutes this first time (control plane 8, helm 3, DNS 2, operator and consumer 4, the rest is\n\
-             \x20                downloads), about a minute from then on"
+            "10 to 15 minutes this first time (the control plane is 5 to 8 of them, helm and DNS 3, operator and\n\
+             \x20                consumer 2), about a minute from then on"
         }
     };
     println!(

@@ -100,7 +100,8 @@ pub fn targets(measured: &Measured, verdict: &Verdict) -> Vec<Target> {
         within(&format!("less than {BEHIND} s behind, for good,"), CAUGHT_UP, caught_up),
         Target {
             promised: format!(
-                "back to {steady} pod(s) {} to {} s after the step's end",
+                "back to {} {} to {} s after the step's end",
+                pods(steady),
                 window.as_secs(),
                 (window + WAY_BACK).as_secs()
             ),
@@ -114,7 +115,7 @@ pub fn targets(measured: &Measured, verdict: &Verdict) -> Vec<Target> {
         let concurrency = measured.second_concurrency.unwrap_or(1);
         targets.push(Target {
             promised: format!("with free knobs, {SECOND_SPIKE}/s need at most {SECOND_ACT_PODS} pods (6 without)"),
-            measured: format!("{most} pod(s), concurrency {concurrency}"),
+            measured: format!("{}, concurrency {concurrency}", pods(most)),
             kept: most <= SECOND_ACT_PODS && concurrency > 1,
         });
         let caught_up = verdict.below_for_good(from, to, BEHIND);
@@ -132,6 +133,10 @@ pub fn targets(measured: &Measured, verdict: &Verdict) -> Vec<Target> {
         });
     }
     targets
+}
+
+fn pods(count: i32) -> String {
+    if count == 1 { "1 pod".to_owned() } else { format!("{count} pods") }
 }
 
 fn within(what: &str, limit: Duration, took: Option<Duration>) -> Target {
@@ -217,8 +222,8 @@ mod tests {
         for (changes, named) in [
             (&[(0, 1, 1), (26_000, 12, 1), (29_000, 12, 12), (129_000, 1, 1)][..], "first scale-up"),
             (&[(0, 1, 1), (22_500, 12, 1), (41_000, 12, 12), (129_000, 1, 1)][..], "all 12 pods ready"),
-            (&[(0, 1, 1), (22_500, 12, 1), (29_000, 12, 12), (100_000, 1, 1)][..], "back to 1 pod(s)"),
-            (&[(0, 1, 1), (22_500, 12, 1), (29_000, 12, 12), (127_000, 1, 12)][..], "back to 1 pod(s)"),
+            (&[(0, 1, 1), (22_500, 12, 1), (29_000, 12, 12), (100_000, 1, 1)][..], "back to 1 pod"),
+            (&[(0, 1, 1), (22_500, 12, 1), (29_000, 12, 12), (127_000, 1, 12)][..], "back to 1 pod"),
         ] {
             let failed = failed(&measured(changes), &verdict(false));
             assert!(failed.len() == 1 && failed[0].starts_with(named), "{named}: {failed:?}");
