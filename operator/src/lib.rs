@@ -1,9 +1,8 @@
 //! The operator: the only place that talks to the API server and reads Kafka.
 //!
-//! A pass over one `KafkaConsumer` is [`reconcile`]: observe → validate → plan → build → apply → report, one file a step.
-//! Around it: [`watch`] (what triggers passes, and the stores that they read), [`controller`] (order, timeouts, backoff),
-//! [`run`] (start, health, stop). What is decided lives in `sluice-planner`, what Kafka says in `kafka`; what users
-//! and pods see as types in `sluice-crds`.
+//! A pass over one `KafkaConsumer` is [`pass`]: observe → validate → decide → settle → build → apply → report, one file a
+//! step. [`control`] says when a pass runs, [`cluster`] reads and writes the API server, [`kafka`] reads Kafka. What is
+//! decided lives in `sluice-planner`; what users and pods see as types in `sluice-crds`.
 //!
 //! # Arguments (each also by environment)
 //!
@@ -33,24 +32,10 @@
 //! touched. At the start the operator asks discovery for `sluice.dev`, which every account may. It needs no leader
 //! election lease: one replica, strategy `Recreate`.
 
-pub mod apply;
 pub mod args;
-pub mod backoff;
-pub mod build;
-pub mod context;
-pub mod controller;
-pub mod group;
-pub mod groups;
-pub mod health;
+pub mod cluster;
+pub mod control;
+pub mod identity;
 pub mod kafka;
-pub mod memory;
 pub mod metrics;
-pub mod observe;
-pub mod offsets;
-pub mod plan;
-pub mod reconcile;
-pub mod report;
-pub mod run;
-pub mod start;
-pub mod validate;
-pub mod watch;
+pub mod pass;

@@ -4,7 +4,7 @@ use anyhow::Context;
 use clap::Parser;
 use sluice_operator::{
     args::{Args, LogFormat},
-    run,
+    control,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -18,5 +18,5 @@ async fn main() -> anyhow::Result<()> {
         LogFormat::Json => logs.json().init(),
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), scopes = ?args.scopes(), "sluice-operator");
-    run::run(args).await.context("sluice-operator cannot run")
+    control::run::run(args).await.context("sluice-operator cannot run")
 }

@@ -21,8 +21,8 @@ use sluice_crds::{
     kafkaconsumer::kafka::{GroupProtocol, Isolation},
 };
 use sluice_operator::{
-    group::{Group, Kafka, Reading},
     kafka::Readers,
+    kafka::port::{Group, Kafka, Reading},
 };
 use sluice_planner::snapshot::{Committed, TopicPartition};
 

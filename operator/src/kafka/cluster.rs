@@ -9,11 +9,11 @@ use sluice_crds::{conditions::reason, config::KafkaConfig};
 use sluice_planner::snapshot::TopicPartition;
 use tokio::sync::oneshot;
 
+use super::port::{Bell, Trouble};
 use super::{
     following::{Command, Commit, Following},
     reader::Reader,
 };
-use crate::group::{Bell, Trouble};
 
 /// A cluster that is read; the thread ends when this is dropped.
 pub struct Cluster {

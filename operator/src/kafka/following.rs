@@ -9,7 +9,7 @@ use sluice_crds::{config::KafkaConfig, kafkaconsumer::kafka::Isolation};
 use sluice_planner::snapshot::TopicPartition;
 use tokio::sync::oneshot;
 
-use crate::group::{Bell, Reading, Trouble};
+use super::port::{Bell, Reading, Trouble};
 
 /// A group that is followed.
 pub struct Following {

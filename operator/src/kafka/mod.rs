@@ -9,6 +9,7 @@ pub mod brokers;
 pub mod cluster;
 pub mod following;
 pub mod pace;
+pub mod port;
 pub mod reader;
 pub mod requests;
 pub mod round;
@@ -22,8 +23,8 @@ use futures::future::BoxFuture;
 use sluice_crds::config::KafkaConfig;
 use sluice_planner::snapshot::TopicPartition;
 
+use self::port::{Bell, Group, Kafka, Reading, Trouble};
 use self::{cluster::Cluster, following::Following};
-use crate::group::{Bell, Group, Kafka, Reading, Trouble};
 
 /// All readers of this process, one for each set of addresses. (Credentials will be part of the key.)
 #[derive(Default)]

@@ -22,7 +22,7 @@ use super::{
     requests::{Question, Requests},
     round::{self, GroupState, TopicState},
 };
-use crate::group::Trouble;
+use crate::kafka::port::Trouble;
 
 /// What a request may take.
 const REQUEST: Duration = Duration::from_secs(3);

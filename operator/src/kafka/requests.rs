@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::group::Trouble;
+use crate::kafka::port::Trouble;
 
 /// What a request asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

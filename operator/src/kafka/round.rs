@@ -16,7 +16,7 @@ use super::{
     admin::{self, Failure, GroupDescription, PartitionOffset},
     brokers::Search,
 };
-use crate::group::Trouble;
+use crate::kafka::port::Trouble;
 
 /// A topic, as far as it is known.
 #[derive(Clone, Debug)]

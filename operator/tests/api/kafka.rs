@@ -7,7 +7,7 @@ use std::{
 
 use futures::future::BoxFuture;
 use sluice_crds::{config::KafkaConfig, kafkaconsumer::kafka::GroupProtocol};
-use sluice_operator::group::{Bell, Group, Kafka, Reading, Trouble};
+use sluice_operator::kafka::port::{Bell, Group, Kafka, Reading, Trouble};
 use sluice_planner::snapshot::{self as s, Committed, GroupState, Snapshot, TopicPartition};
 
 #[derive(Default)]

@@ -12,7 +12,7 @@ use clap::Parser;
 use kafka::FakeKafka;
 use serde_json::{Value, json};
 use server::{Call, Fault, Server};
-use sluice_operator::{args::Args, group::Trouble, run};
+use sluice_operator::{args::Args, control::run, kafka::port::Trouble};
 use sluice_planner::snapshot::{Committed, Member};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -614,7 +614,7 @@ async fn of_two_consumers_with_one_group_the_same_one_has_it_after_a_restart() {
     server.take_calls();
     // Nothing is read for a while: what was known is not forgotten meanwhile.
     let before = kafka::reading(2);
-    kafka.set(|reading| *reading = sluice_operator::group::Reading::default());
+    kafka.set(|reading| *reading = sluice_operator::kafka::port::Reading::default());
     let _operator = start(&server, &kafka);
     quiet().await;
     kafka.set(|reading| *reading = before);

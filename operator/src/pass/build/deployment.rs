@@ -16,7 +16,7 @@ use k8s_openapi::{
 use sluice_crds::{kafkaconsumer::pod::Volume, labels};
 
 use super::{all_labels, config_name, deployment_name, metadata, selector_labels, tuning_name};
-use crate::validate::{OWN_VOLUMES, Validated};
+use crate::pass::validate::{OWN_VOLUMES, Validated};
 
 /// The user that pods run as unless the spec says otherwise: `nonroot` of the distroless images.
 const NON_ROOT: i64 = 65_532;

@@ -4,11 +4,14 @@
 use sluice_crds::{KafkaConsumerStatus, conditions::reason};
 
 use crate::{
-    group::{Group, Reading},
-    offsets::{self, Before, Commit},
-    plan::Conflict,
-    report::{conditions::Verdict, events::Happening},
-    validate::Validated,
+    cluster::events::Happening,
+    kafka::port::{Group, Reading},
+    pass::{
+        decide::Conflict,
+        offsets::{self, Before, Commit},
+        report::conditions::Verdict,
+        validate::Validated,
+    },
 };
 
 /// Whether the first pod may start.

@@ -18,6 +18,8 @@ use sluice_crds::{
     tuning::Knobs,
 };
 
+use crate::identity::{Identity, Incomplete};
+
 /// The batch size that a consumer begins with, within its bounds: large enough that an ordinary load needs no change,
 /// small enough that a slow handler ends a batch within its timeout.
 const FIRST_BATCH_SIZE: i32 = 50;
@@ -58,17 +60,6 @@ pub struct Validated {
     pub take_over: bool,
 }
 
-/// Which consumer: what its children's names, labels and owner references are made of.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Identity {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// Its uid.
-    pub uid: String,
-}
-
 /// Who decides on the pods: docs/architecture.md has the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replicas {
@@ -91,9 +82,9 @@ pub enum Error {
     /// Neither the spec nor the operator names an image.
     #[error("no image: set spec.pod.image, or start the operator with --consumer-image")]
     NoImage,
-    /// The object came without a name, namespace or uid, which no API server does.
-    #[error("the object has no {0}")]
-    Incomplete(&'static str),
+    /// The object is no consumer.
+    #[error(transparent)]
+    Incomplete(#[from] Incomplete),
 }
 
 impl Validated {
@@ -111,19 +102,6 @@ impl Validated {
             concurrency: knobs.concurrency.clamp(concurrency.min as u32, concurrency.max as u32),
         }
     }
-}
-
-/// Who the object is.
-///
-/// # Errors
-/// [`Error::Incomplete`].
-pub fn identity(consumer: &KafkaConsumer) -> Result<Identity, Error> {
-    let meta = &consumer.metadata;
-    Ok(Identity {
-        namespace: meta.namespace.clone().ok_or(Error::Incomplete("namespace"))?,
-        name: meta.name.clone().ok_or(Error::Incomplete("name"))?,
-        uid: meta.uid.clone().ok_or(Error::Incomplete("uid"))?,
-    })
 }
 
 /// The consumer's group: as it was pinned, as the spec names it, else NAMESPACE.NAME.
@@ -161,7 +139,7 @@ impl Rules {
 /// # Errors
 /// When the spec cannot be followed.
 pub fn validate(consumer: &KafkaConsumer, default_image: Option<&str>, rules: &mut Rules) -> Result<Validated, Error> {
-    let id = identity(consumer)?;
+    let id = Identity::of(consumer)?;
     let broken = rules.broken_by(consumer);
     if !broken.is_empty() {
         return Err(Error::Spec(broken.to_vec()));

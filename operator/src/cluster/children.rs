@@ -17,7 +17,11 @@ use sluice_crds::{
 };
 use tokio::time::Instant;
 
-use crate::{build, memory::Writes, validate::Identity, watch::Stores};
+use crate::{
+    cluster::{watch::Stores, written::Writes},
+    identity::Identity,
+    pass::build,
+};
 
 /// A consumer and its children at one moment.
 #[derive(Clone, Debug)]

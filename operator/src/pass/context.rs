@@ -5,13 +5,15 @@ use std::sync::Arc;
 use kube::{Client, runtime::reflector::ObjectRef};
 
 use crate::{
-    group::{Bell, Kafka},
-    groups::Groups,
-    health::Health,
+    cluster::{
+        events::Events,
+        watch::{Stores, Wake},
+    },
+    control::health::Health,
+    identity::Identity,
+    kafka::port::{Bell, Kafka},
     metrics::Metrics,
-    report::events::Events,
-    validate::Identity,
-    watch::{Stores, Wake},
+    pass::claims::Groups,
 };
 
 /// What all scopes share.

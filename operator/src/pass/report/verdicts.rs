@@ -9,10 +9,12 @@ use super::{
     status::Verdicts,
 };
 use crate::{
-    group::Reading,
-    observe::Children,
-    plan::{Conflict, Course},
-    validate::{Replicas, Validated},
+    cluster::children::Children,
+    kafka::port::Reading,
+    pass::{
+        decide::{Conflict, Course},
+        validate::{Replicas, Validated},
+    },
 };
 
 /// The verdicts of a pass over a valid spec. `waits` is why the first pod may not start, `failed` why the children could

@@ -12,7 +12,11 @@ use sluice_crds::{
 };
 
 use super::conditions::{Verdict, set};
-use crate::{build, group::Reading, observe::Children, plan::Planned, validate::Validated};
+use crate::{
+    cluster::children::Children,
+    kafka::port::Reading,
+    pass::{build, decide::Planned, validate::Validated},
+};
 
 /// The verdicts of one pass, one for each condition.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use kube::{
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 
-use super::conditions::shorten;
+use crate::pass::report::conditions::shorten;
 
 /// The longest note that the API server takes.
 const NOTE: usize = 1_024;

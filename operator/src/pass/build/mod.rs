@@ -15,7 +15,7 @@ use k8s_openapi::{
 use serde::Serialize;
 use sluice_crds::{kafkaconsumer::kafka::GroupProtocol, labels, tuning::Tuning};
 
-use crate::validate::{Identity, Validated};
+use crate::{identity::Identity, pass::validate::Validated};
 
 /// Annotation on every child: the hash of what was built. A child that carries another is written again.
 pub const DESIRED_HASH: &str = "sluice.dev/desired-hash";
@@ -136,7 +136,7 @@ mod tests {
     use sluice_crds::tuning::Knobs;
 
     use super::*;
-    use crate::validate::tests::good;
+    use crate::pass::validate::tests::good;
 
     const TUNING: Tuning = Tuning::new(7, Knobs { batch_size: 60, concurrency: 2 });
 
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn what_is_built_is_built_without_client_runtime_or_clock() {
-        for file in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/build")).unwrap() {
+        for file in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/pass/build")).unwrap() {
             let path = file.unwrap().path();
             let source = fs::read_to_string(&path).unwrap();
             let code = source.split("#[cfg(test)]").next().unwrap();

@@ -10,9 +10,10 @@ use sluice_crds::{
 use sluice_planner::{Decision, History, Limit, Observed, Reason};
 
 use crate::{
-    group::Reading,
-    observe::Children,
-    validate::{Identity, Replicas, Validated},
+    cluster::children::Children,
+    identity::Identity,
+    kafka::port::Reading,
+    pass::validate::{Replicas, Validated},
 };
 
 /// What was decided, in the words of status.

@@ -9,7 +9,7 @@ use sluice_crds::kafkaconsumer::{
 };
 use sluice_planner::snapshot::{Committed, Group, GroupState, Millis, Snapshot, TopicPartition};
 
-use crate::group::Reading;
+use crate::kafka::port::Reading;
 
 /// Milliseconds for which members that were read are taken for those of now.
 const FRESH: Millis = 3_000;
@@ -282,7 +282,9 @@ mod tests {
         type Change = fn(&mut Reading);
         let rows: [(&str, Change); 7] = [
             ("no reading", |r| *r = Reading::default()),
-            ("a broker is away", |r| r.trouble = Some(crate::group::Trouble { reason: "x", message: "away".into() })),
+            ("a broker is away", |r| {
+                r.trouble = Some(crate::kafka::port::Trouble { reason: "x", message: "away".into() })
+            }),
             ("members not read", |r| change(r, |s| s.group = None)),
             ("members of a while ago", |r| change(r, |s| s.group.as_mut().unwrap().at = 1_000)),
             ("group on the move", |r| change(r, |s| s.group.as_mut().unwrap().state = GroupState::Rebalancing)),

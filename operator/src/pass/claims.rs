@@ -8,7 +8,7 @@ use std::{
 use jiff::Timestamp;
 use sluice_crds::KafkaConsumer;
 
-use crate::validate::{self, Identity};
+use crate::{identity::Identity, pass::validate};
 
 /// A consumer's claim to a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct Claim {
 impl Claim {
     /// A consumer's claim, with its group.
     pub fn of(consumer: &KafkaConsumer) -> Option<(String, Self)> {
-        let id = validate::identity(consumer).ok()?;
+        let id = Identity::of(consumer).ok()?;
         let status = consumer.status.clone().unwrap_or_default();
         let claim = Self {
             since: consumer.metadata.creation_timestamp.as_ref().map(|t| t.0),

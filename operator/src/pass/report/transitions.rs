@@ -5,7 +5,8 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use sluice_crds::{KafkaConsumerStatus, conditions, conditions::reason};
 
-use super::{conditions::get, events::Happening};
+use super::conditions::get;
+use crate::cluster::events::Happening;
 
 /// The events of a change from the status that was last written to the next.
 pub fn between(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus, _now: Timestamp) -> Vec<Happening> {
@@ -94,7 +95,7 @@ mod tests {
     use sluice_crds::kafkaconsumer::status::DecisionStatus;
 
     use super::*;
-    use crate::report::conditions::{Verdict, set};
+    use crate::pass::report::conditions::{Verdict, set};
 
     fn status(desired: i32, batch: i32, verdicts: &[(&str, Verdict)]) -> KafkaConsumerStatus {
         let mut status = KafkaConsumerStatus {

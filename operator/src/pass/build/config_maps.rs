@@ -12,7 +12,7 @@ use sluice_crds::{
 };
 
 use super::{Error, config_name, hash, metadata, tuning_name};
-use crate::validate::{Identity, Validated};
+use crate::{identity::Identity, pass::validate::Validated};
 
 /// The static configuration of a consumer's pods.
 pub fn consumer_config(v: &Validated, protocol: GroupProtocol) -> ConsumerConfig {

@@ -4,7 +4,6 @@
 //! `events`.
 
 pub mod conditions;
-pub mod events;
 pub mod significance;
 pub mod status;
 pub mod transitions;
@@ -19,8 +18,11 @@ use serde::Serialize;
 use sluice_crds::{KafkaConsumer, KafkaConsumerStatus, labels};
 use tokio::time::Instant;
 
-use self::{events::Happening, significance::significance};
-use crate::{context::Context, memory::Writes};
+use self::significance::significance;
+use crate::{
+    cluster::{events::Happening, written::Writes},
+    pass::context::Context,
+};
 
 /// Why a status could not be written.
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,5 @@
 //! Passes in order: which consumer is due, how many at once, how long one may take, and how long it waits after a
-//! failure. What a pass does is `reconcile`.
+//! failure. What a pass does is `pass`.
 
 use std::{
     collections::HashMap,
@@ -22,14 +22,17 @@ use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    backoff,
-    context::{Context, Shared},
-    groups::Claim,
-    memory::{Memory, Waiting},
-    reconcile,
-    report::events::Happening,
-    validate::Identity,
-    watch::{Guarded, Scope},
+    cluster::{
+        events::Happening,
+        watch::{Guarded, Scope},
+    },
+    identity::Identity,
+    pass::{
+        self, backoff,
+        claims::Claim,
+        context::{Context, Shared},
+        memory::{Memory, Waiting},
+    },
 };
 
 /// A pass that takes longer is cut off and tried again: the client repeats requests by itself for minutes.
@@ -58,7 +61,7 @@ struct Kept {
 pub enum Error {
     /// A step failed.
     #[error(transparent)]
-    Pass(#[from] reconcile::Error),
+    Pass(#[from] pass::Error),
     /// It took too long.
     #[error("the pass took longer than {} s", PASS.as_secs())]
     Timeout,
@@ -210,7 +213,7 @@ async fn pass(consumer: &Arc<KafkaConsumer>, passes: &Arc<Passes>, kept: &Arc<Ke
     let (consumer, passes, kept) = (Arc::clone(consumer), Arc::clone(passes), Arc::clone(kept));
     let task = AbortOnDropHandle::new(tokio::spawn(async move {
         let mut memory = kept.memory.lock().await;
-        reconcile::reconcile(&consumer, &passes.context, &mut memory, Timestamp::now()).await
+        pass::reconcile(&consumer, &passes.context, &mut memory, Timestamp::now()).await
     }));
     match tokio::time::timeout(PASS, task).await {
         Ok(Ok(ended)) => Ok(ended?),

@@ -8,15 +8,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::Args,
-    context::Shared,
-    controller,
-    group::Kafka,
-    groups::Groups,
-    health::{self, Health},
-    kafka::Readers,
+    cluster::{events::Events, watch},
+    control::{
+        health::{self, Health},
+        queue,
+    },
+    kafka::{Readers, port::Kafka},
     metrics::Metrics,
-    report::events::Events,
-    watch,
+    pass::{claims::Groups, context::Shared},
 };
 
 /// How long passes that run may go on after SIGTERM; the chart's grace period is longer.
@@ -98,7 +97,7 @@ pub async fn operate(args: Args, client: Client, kafka: Arc<dyn Kafka>, stop: Ca
             .map(|namespace| watch::scope(&shared.client, namespace.as_deref(), &shared.metrics))
             .collect();
         tokio::select! {
-            () = controller::run(&shared, scopes, args.concurrency, stop.clone()) => {}
+            () = queue::run(&shared, scopes, args.concurrency, stop.clone()) => {}
             () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => {
                 tracing::warn!("passes did not end in time and are cut off");
             }

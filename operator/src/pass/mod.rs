@@ -1,5 +1,16 @@
 //! One pass over one consumer: observe → validate → plan → build → apply → report.
 
+pub mod backoff;
+pub mod build;
+pub mod claims;
+pub mod context;
+pub mod decide;
+pub mod memory;
+pub mod offsets;
+pub mod report;
+pub mod settle;
+pub mod validate;
+
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
@@ -12,26 +23,28 @@ use sluice_crds::{
 
 use tokio::time::Instant;
 
-use crate::{
-    apply::{self, Writer},
-    backoff, build,
+use self::{
+    claims::Claim,
     context::Context,
-    group::{Group, Reading},
-    groups::Claim,
+    decide::{Conflict, Course},
     memory::Memory,
-    metrics::Shown,
-    observe::{self, Children},
-    offsets,
-    plan::{self, Conflict, Course},
     report::{
-        self,
         conditions::Verdict,
-        events::Happening,
         status::{self, Facts},
         verdicts,
     },
-    start::{self, Start},
-    validate::{self, Identity, Validated},
+    settle::Start,
+    validate::Validated,
+};
+use crate::{
+    cluster::{
+        apply::{self, Writer},
+        children::{self, Children},
+        events::Happening,
+    },
+    identity::{Identity, Incomplete},
+    kafka::port::{Group, Reading},
+    metrics::Shown,
 };
 
 /// With `applyOn: Rebalance` new knobs have this time to arrive before the pods change.
@@ -42,7 +55,7 @@ const KNOBS_FIRST: Duration = Duration::from_secs(2);
 pub enum Error {
     /// The object is no consumer.
     #[error(transparent)]
-    Identity(#[from] validate::Error),
+    Identity(#[from] Incomplete),
     /// The children could not be built.
     #[error(transparent)]
     Build(#[from] build::Error),
@@ -106,8 +119,8 @@ async fn steps(
     memory: &mut Memory,
     now: Timestamp,
 ) -> Result<Action, Error> {
-    let id = validate::identity(consumer)?;
-    let mut seen = observe::observe(consumer, &id, &context.stores, &mut memory.writes, Instant::now());
+    let id = Identity::of(consumer)?;
+    let mut seen = children::observe(consumer, &id, &context.stores, &mut memory.writes, Instant::now());
     let image = seen.image().or_else(|| context.shared.image.clone());
     let valid = match validate::validate(&seen.consumer, image.as_deref(), &mut memory.rules) {
         Ok(valid) => valid,
@@ -117,7 +130,7 @@ async fn steps(
     let reading = group.reading();
     memory.see_members(&reading, &id.name);
     let conflict = claim(&valid, &seen, &reading, context, &memory.foreign);
-    let mut course = plan::course(&valid, &seen, &reading, conflict, &mut memory.history, now);
+    let mut course = decide::course(&valid, &seen, &reading, conflict, &mut memory.history, now);
     let mut open = Open::default();
     begin(&valid, &seen, &reading, &*group, &mut course, &mut open).await;
     let failed = carry_out(&valid, &mut seen, &course, &mut open, context, memory).await;
@@ -181,7 +194,7 @@ async fn begin(
     let disputed = course.conflict.is_some();
     group.with_members(first || near || disputed || course.planned.as_ref().is_some_and(|p| p.wants_group));
     if first && !v.paused {
-        match start::prepare(v, &seen.status(), reading, group).await {
+        match settle::prepare(v, &seen.status(), reading, group).await {
             Start::Go(happenings) => open.happenings = happenings,
             Start::Wait(verdict) => {
                 open.waits = Some(verdict);
@@ -290,10 +303,4 @@ async fn tell(
     );
     report::report(&seen.consumer, &next, open.happenings.clone(), context, &mut memory.writes, now).await?;
     Ok(())
-}
-
-impl std::fmt::Display for Identity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
 }

@@ -22,11 +22,13 @@ use sluice_crds::labels;
 use tokio::time::Instant;
 
 use crate::{
-    build::{self, DESIRED_HASH},
-    memory::{Slot, Writes},
+    cluster::{
+        children::{Children, is_owned},
+        written::{Slot, Writes},
+    },
+    identity::Identity,
     metrics::Metrics,
-    observe::{Children, is_owned},
-    validate::Identity,
+    pass::build::{self, DESIRED_HASH},
 };
 
 /// Pods that are annotated at once.

@@ -1,0 +1,8 @@
+//! The API server: what is watched, what a consumer's objects are, what is written to them. What they should be is
+//! decided in `pass`.
+
+pub mod apply;
+pub mod children;
+pub mod events;
+pub mod watch;
+pub mod written;
