@@ -92,7 +92,9 @@ impl Consumer {
     /// # Errors
     /// When the file is not there, or cannot be followed.
     pub fn from_env() -> Result<Self, Error> {
-        let folder = |name: &str, default: &str| PathBuf::from(env::var_os(name).unwrap_or_else(|| default.into()));
+        let folder = |name: &str, default: &str| {
+            PathBuf::from(env::var_os(name).unwrap_or_else(|| default.into()))
+        };
         let path = folder(labels::ENV_CONFIG_DIR, labels::CONFIG_DIR).join(config::FILE_NAME);
         let text = fs::read_to_string(&path).map_err(|source| Error::Open { path, source })?;
         let mut consumer = Self::new(ConsumerConfig::from_yaml(&text)?);
@@ -203,7 +205,9 @@ impl Consumer {
         let health = self.health.map(|address| {
             let status = Arc::clone(&status);
             tokio::spawn(async move {
-                health::serve(address, status).await.map_err(|source| Error::Health { address, source })
+                health::serve(address, status)
+                    .await
+                    .map_err(|source| Error::Health { address, source })
             })
         });
         let config = EngineConfig {

@@ -65,12 +65,21 @@ async fn readyz(State(status): State<Arc<EngineStatus>>) -> (StatusCode, String)
             let _ = writeln!(text, "{words}");
         }
     };
-    line(status.ready(), &format_args!("ok: a member of the group, partitions: {}", status.partitions.get()));
+    line(
+        status.ready(),
+        &format_args!("ok: a member of the group, partitions: {}", status.partitions.get()),
+    );
     line(status.stopping(), &"pending: the pod is stopping");
     line(!status.joined(), &"pending: the pod has not joined its consumer group yet");
-    line(status.tuning_broken(), &"note: the tuning file cannot be read; the knobs in force are older than it");
+    line(
+        status.tuning_broken(),
+        &"note: the tuning file cannot be read; the knobs in force are older than it",
+    );
     let counted = [
-        (&status.above_end, "partitions stand, because their committed offset is above the log's end"),
+        (
+            &status.above_end,
+            "partitions stand, because their committed offset is above the log's end",
+        ),
         (&status.blocked_lanes, "lanes are blocked: their first record fails again and again"),
         (&status.hung, "calls of the handler take unusually long"),
     ];
@@ -86,7 +95,9 @@ async fn metrics(State(status): State<Arc<EngineStatus>>) -> impl IntoResponse {
     let mut text = String::new();
     match encode(&mut text, &registry) {
         Ok(()) => (StatusCode::OK, [(CONTENT_TYPE, OPEN_METRICS)], text),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, [(CONTENT_TYPE, "text/plain")], error.to_string()),
+        Err(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, [(CONTENT_TYPE, "text/plain")], error.to_string())
+        }
     }
 }
 
@@ -123,8 +134,18 @@ impl Collector for Metrics {
             None,
             number(&status.busy_permille) * PERMILLE,
         )?;
-        gauge("records_open", "Records taken from Kafka and not done.", None, number(&status.open))?;
-        gauge("open", "Keys, values and headers of the open records.", bytes, number(&status.open_bytes))?;
+        gauge(
+            "records_open",
+            "Records taken from Kafka and not done.",
+            None,
+            number(&status.open),
+        )?;
+        gauge(
+            "open",
+            "Keys, values and headers of the open records.",
+            bytes,
+            number(&status.open_bytes),
+        )?;
         gauge(
             "handler_p99",
             "99th percentile of a batch's time in the handler in the last minute.",
@@ -143,7 +164,12 @@ impl Collector for Metrics {
             None,
             number(&status.waiting_lanes),
         )?;
-        gauge("calls_hung", "Calls of the handler that take longer than a minute.", None, number(&status.hung))?;
+        gauge(
+            "calls_hung",
+            "Calls of the handler that take longer than a minute.",
+            None,
+            number(&status.hung),
+        )?;
         gauge(
             "partitions_above_end",
             "Partitions that stand: their committed offset is above the log's end.",
@@ -156,7 +182,12 @@ impl Collector for Metrics {
             seconds,
             number(&status.rebalance_pause_ms) * MILLIS,
         )?;
-        gauge("batch_size", "The knob in force: records in a batch, at most.", None, number(&status.batch_size))?;
+        gauge(
+            "batch_size",
+            "The knob in force: records in a batch, at most.",
+            None,
+            number(&status.batch_size),
+        )?;
         gauge(
             "concurrency",
             "The knob in force: batches in work at once, at most.",
@@ -185,12 +216,37 @@ impl Collector for Metrics {
         };
         let count = |counter: &Counter| counter.get() as f64;
         counter("records_handled", "Records done.", None, count(&status.handled))?;
-        counter("handled", "Keys, values and headers of the records done.", bytes, count(&status.handled_bytes))?;
+        counter(
+            "handled",
+            "Keys, values and headers of the records done.",
+            bytes,
+            count(&status.handled_bytes),
+        )?;
         counter("batches", "Calls of the handler that ended.", None, count(&status.batches))?;
-        counter("handler", "Time of the handler's calls together.", seconds, count(&status.handler_micros) * MICROS)?;
-        counter("retries", "Tries of records that failed and are tried again.", None, count(&status.retries))?;
-        counter("dead", "Tries of records that the handler called dead.", None, count(&status.dead))?;
-        counter("handler_panics", "Calls of the handler that panicked.", None, count(&status.panics))?;
+        counter(
+            "handler",
+            "Time of the handler's calls together.",
+            seconds,
+            count(&status.handler_micros) * MICROS,
+        )?;
+        counter(
+            "retries",
+            "Tries of records that failed and are tried again.",
+            None,
+            count(&status.retries),
+        )?;
+        counter(
+            "dead",
+            "Tries of records that the handler called dead.",
+            None,
+            count(&status.dead),
+        )?;
+        counter(
+            "handler_panics",
+            "Calls of the handler that panicked.",
+            None,
+            count(&status.panics),
+        )?;
         counter(
             "batches_cancelled",
             "Batches cancelled because their partition was gone and drainTimeout was over.",
@@ -204,7 +260,12 @@ impl Collector for Metrics {
             count(&status.stale),
         )?;
         counter("rebalances", "Rebalances that touched the pod.", None, count(&status.rebalances))?;
-        counter("partitions_lost", "Partitions lost instead of revoked.", None, count(&status.partitions_lost))?;
+        counter(
+            "partitions_lost",
+            "Partitions lost instead of revoked.",
+            None,
+            count(&status.partitions_lost),
+        )?;
         counter(
             "records_lost",
             "Records that were deleted or had expired before they could be read.",
@@ -218,15 +279,25 @@ impl Collector for Metrics {
             None,
             count(&status.commit_failures),
         )?;
-        counter("client_errors", "Errors that the Kafka client reported.", None, count(&status.client_errors))
+        counter(
+            "client_errors",
+            "Errors that the Kafka client reported.",
+            None,
+            count(&status.client_errors),
+        )
     }
 }
 
 /// The process' resident memory, where the system tells it.
 fn resident_bytes() -> Option<f64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let kib: f64 =
-        status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().trim_end_matches(" kB").parse().ok()?;
+    let kib: f64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .ok()?;
     Some(kib * 1024.0)
 }
 
@@ -262,7 +333,10 @@ mod tests {
 
         status.set_stopping();
         let (code, body) = ask(&status, "/readyz").await;
-        assert_eq!((code, &*body), (StatusCode::SERVICE_UNAVAILABLE, "pending: the pod is stopping\n"));
+        assert_eq!(
+            (code, &*body),
+            (StatusCode::SERVICE_UNAVAILABLE, "pending: the pod is stopping\n")
+        );
     }
 
     #[tokio::test]
@@ -273,7 +347,10 @@ mod tests {
         status.blocked_lanes.set(2);
         let (code, body) = ask(&status, "/readyz").await;
         assert_eq!(code, StatusCode::OK);
-        assert!(body.contains("note: the tuning file") && body.contains("note: 2 lanes are blocked"), "{body}");
+        assert!(
+            body.contains("note: the tuning file") && body.contains("note: 2 lanes are blocked"),
+            "{body}"
+        );
     }
 
     #[tokio::test]
@@ -310,10 +387,15 @@ mod tests {
         for name in text.lines().filter_map(|l| l.strip_prefix("# HELP ")?.split(' ').next()) {
             assert!(document.contains(&format!("`{name}")), "{name} is not in docs/metrics.md");
         }
-        let is_name = |word: &&str| word.starts_with("sluice_consumer_") && !word.contains(char::is_whitespace);
+        let is_name = |word: &&str| {
+            word.starts_with("sluice_consumer_") && !word.contains(char::is_whitespace)
+        };
         let named = document.split('`').filter(is_name);
         for name in named.map(|n| n.trim_end_matches("_total")) {
-            assert!(text.contains(&format!("# TYPE {name} ")), "{name} is in docs/metrics.md, but not in the metrics");
+            assert!(
+                text.contains(&format!("# TYPE {name} ")),
+                "{name} is in docs/metrics.md, but not in the metrics"
+            );
         }
     }
 }

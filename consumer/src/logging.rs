@@ -16,5 +16,9 @@ pub fn init_logging() {
         .with_env_filter(filter.unwrap_or_else(|| EnvFilter::new("info")))
         .with_writer(io::stderr);
     // Fails only when a subscriber is there already, which is the caller's wish then.
-    let _ = if io::stderr().is_terminal() { lines.try_init() } else { lines.json().flatten_event(true).try_init() };
+    let _ = if io::stderr().is_terminal() {
+        lines.try_init()
+    } else {
+        lines.json().flatten_event(true).try_init()
+    };
 }

@@ -111,7 +111,10 @@ impl EngineStatus {
         let now = now_millis();
         let heartbeat = self.heartbeat.load(Relaxed);
         if heartbeat > 0 && now - heartbeat > HEARTBEAT_TIMEOUT.as_millis() as i64 {
-            return Some(format!("the fetch thread has not moved for {} s", (now - heartbeat) / 1_000));
+            return Some(format!(
+                "the fetch thread has not moved for {} s",
+                (now - heartbeat) / 1_000
+            ));
         }
         let oldest = self.oldest_call.load(Relaxed);
         if oldest > 0 && now - oldest > DEAD_AFTER.as_millis() as i64 {

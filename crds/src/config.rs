@@ -81,7 +81,9 @@ pub enum Error {
         found: u32,
     },
     /// The group protocol was not resolved.
-    #[error("the configuration names the protocol Auto; the operator resolves it to Classic or Consumer")]
+    #[error(
+        "the configuration names the protocol Auto; the operator resolves it to Classic or Consumer"
+    )]
     Unresolved,
 }
 
@@ -149,7 +151,12 @@ mod tests {
     #[test]
     fn a_file_that_a_pod_cannot_follow_is_refused() {
         let later = ConsumerConfig { version: 2, ..config() }.to_yaml().unwrap();
-        assert!(ConsumerConfig::from_yaml(&later).unwrap_err().to_string().contains("newer consumer image"));
+        assert!(
+            ConsumerConfig::from_yaml(&later)
+                .unwrap_err()
+                .to_string()
+                .contains("newer consumer image")
+        );
         let mut auto = config();
         auto.kafka.protocol = GroupProtocol::Auto;
         assert!(ConsumerConfig::from_yaml(&auto.to_yaml().unwrap()).is_err());

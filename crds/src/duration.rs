@@ -83,7 +83,8 @@ impl fmt::Display for Duration {
         if millis == 0 {
             return f.write_str("0s");
         }
-        let (h, m, s, ms) = (millis / 3_600_000, millis / 60_000 % 60, millis / 1_000 % 60, millis % 1_000);
+        let (h, m, s, ms) =
+            (millis / 3_600_000, millis / 60_000 % 60, millis / 1_000 % 60, millis % 1_000);
         for (value, unit) in [(h, "h"), (m, "m"), (s, "s"), (ms, "ms")] {
             if value > 0 {
                 write!(f, "{value}{unit}")?;

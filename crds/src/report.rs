@@ -166,7 +166,12 @@ mod tests {
             done_beyond: 12,
             open: 512,
             oldest_open: Some(1_790_000_040_000),
-            blocked: Some(BlockedLane { offset: 99, since: 1_790_000_030_000, attempts: 4, lanes: 1 }),
+            blocked: Some(BlockedLane {
+                offset: 99,
+                since: 1_790_000_030_000,
+                attempts: 4,
+                lanes: 1,
+            }),
             lost: 3,
             above_end: true,
             pod_handled: 9_876_543,

@@ -70,7 +70,9 @@ impl Tuning {
         if tuning.version > VERSION {
             return Err(Error::Version { found: tuning.version });
         }
-        for (field, value) in [("batchSize", tuning.knobs.batch_size), ("concurrency", tuning.knobs.concurrency)] {
+        for (field, value) in
+            [("batchSize", tuning.knobs.batch_size), ("concurrency", tuning.knobs.concurrency)]
+        {
             if value == 0 {
                 return Err(Error::Zero { field });
             }

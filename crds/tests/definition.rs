@@ -53,7 +53,10 @@ fn the_written_definitions_are_what_the_types_say() {
         ("charts/sluice-crds/templates/kafkaconsumers.sluice.dev.yaml", true),
     ] {
         let written = fs::read_to_string(root(path)).unwrap_or_default();
-        assert!(written == kafkaconsumer::crd_yaml(kept).unwrap(), "{path} is stale; run: cargo crdgen");
+        assert!(
+            written == kafkaconsumer::crd_yaml(kept).unwrap(),
+            "{path} is stale; run: cargo crdgen"
+        );
         assert!(!written.contains("{{"), "{path}: helm would read a template action");
     }
 }
@@ -61,8 +64,14 @@ fn the_written_definitions_are_what_the_types_say() {
 #[test]
 fn the_reference_says_what_the_types_say() {
     let written = fs::read_to_string(root("docs/kafkaconsumer.md")).unwrap_or_default();
-    assert!(written == kafkaconsumer::reference_md(), "docs/kafkaconsumer.md is stale; run: cargo crdgen");
-    assert!(written.contains("| `drainWithin` | duration | `\"1m\"` |"), "the tables have lost their defaults");
+    assert!(
+        written == kafkaconsumer::reference_md(),
+        "docs/kafkaconsumer.md is stale; run: cargo crdgen"
+    );
+    assert!(
+        written.contains("| `drainWithin` | duration | `\"1m\"` |"),
+        "the tables have lost their defaults"
+    );
 }
 
 #[test]
@@ -102,12 +111,18 @@ fn bad_input_is_refused_with_a_sentence_that_says_what_to_write() {
         (&[("spec.replicas", "3")], "scaling.mode: Manual"),
         (&[("spec.scaling.mode", "Manual")], "required there"),
         (&[("spec.scaling", "{mode: DryRun}"), ("spec.replicas", "3")], "remove it"),
-        (&[("spec.scaling", "{minReplicas: 5, maxReplicas: 4}")], "minReplicas must not be greater"),
+        (
+            &[("spec.scaling", "{minReplicas: 5, maxReplicas: 4}")],
+            "minReplicas must not be greater",
+        ),
         (&[("spec.scaling.drainWithin", "0s")], "greater than 0s"),
         (&[("spec.tuning.batchSize", "{min: 5, max: 4}")], "batchSize.min must not be greater"),
         (&[("spec.tuning.concurrency", "{min: 5, max: 4}")], "concurrency.min must not be greater"),
         (&[("spec.delivery.drainTimeout", "26s")], "10 s less than"),
-        (&[("spec.delivery.retry", "{minBackoff: 1m, maxBackoff: 1s}")], "minBackoff must not be greater"),
+        (
+            &[("spec.delivery.retry", "{minBackoff: 1m, maxBackoff: 1s}")],
+            "minBackoff must not be greater",
+        ),
         (&[("spec.kafka.properties", "{group.id: x}")], "the engine owns"),
         (&[("spec.kafka.properties", "{enable.auto.commit: 'true'}")], "the engine owns"),
         (&[("spec.kafka.properties", "{session.timeout.ms: '1'}")], "choose kafka.protocol"),
@@ -115,7 +130,10 @@ fn bad_input_is_refused_with_a_sentence_that_says_what_to_write() {
         (&[("spec.kafka.properties", "{ssl.key.pem: x}")], "carries a secret"),
         (&[("spec.kafka.properties", "{plugin.library.paths: x}")], "loads code"),
         (&[("spec.pod.volumes", "[{name: a}]")], "a volume needs exactly one"),
-        (&[("spec.pod.volumes", "[{name: a, emptyDir: {}, secret: {secretName: b}}]")], "a volume needs exactly one"),
+        (
+            &[("spec.pod.volumes", "[{name: a, emptyDir: {}, secret: {secretName: b}}]")],
+            "a volume needs exactly one",
+        ),
     ];
     for (changes, sentence) in cases {
         let refused = with(changes).validate_cel().expect_err(&format!("{changes:?} was taken"));
@@ -128,7 +146,10 @@ fn good_input_is_taken() {
     let cases: &[&[(&str, &str)]] = &[
         &[("metadata.name", "a12345678-a12345678-a12345678-a12345678-a12345")],
         &[("spec.handler", "{http: {url: 'https://billing/records'}}")],
-        &[("spec.handler", "{custom: {config: {a: [1]}}}"), ("spec.pod.image", "example.com/mine:1")],
+        &[
+            ("spec.handler", "{custom: {config: {a: [1]}}}"),
+            ("spec.pod.image", "example.com/mine:1"),
+        ],
         &[("spec.scaling.mode", "Manual"), ("spec.replicas", "0")],
         &[("spec.scaling", "{minReplicas: 4, maxReplicas: 4}")],
         &[("spec.delivery.drainTimeout", "25s")],
@@ -143,7 +164,8 @@ fn good_input_is_taken() {
 
 #[test]
 fn the_group_cannot_be_changed() {
-    let group = |id: Option<&str>| id.map_or_else(|| with(&[]), |id| with(&[("spec.kafka.groupId", id)]));
+    let group =
+        |id: Option<&str>| id.map_or_else(|| with(&[]), |id| with(&[("spec.kafka.groupId", id)]));
     for (old, new, taken) in [
         (None, None, true),
         (Some("a"), Some("a"), true),
@@ -183,11 +205,18 @@ fn every_example_is_a_valid_consumer() {
 }
 
 /// What an example says is what the types took: a misspelt field would be dropped in silence.
-fn assert_no_unknown_fields(path: &Path, said: &serde_yaml::Value, took: &serde_yaml::Value, at: &str) {
+fn assert_no_unknown_fields(
+    path: &Path,
+    said: &serde_yaml::Value,
+    took: &serde_yaml::Value,
+    at: &str,
+) {
     let Some(fields) = said.as_mapping() else { return };
     for (name, value) in fields {
         let name = name.as_str().unwrap_or_default();
-        let taken = took.get(name).unwrap_or_else(|| panic!("{}: {at}.{name} is not a field", path.display()));
+        let taken = took
+            .get(name)
+            .unwrap_or_else(|| panic!("{}: {at}.{name} is not a field", path.display()));
         assert_no_unknown_fields(path, value, taken, &format!("{at}.{name}"));
     }
 }

@@ -9,7 +9,13 @@ use clap::{Parser, ValueEnum};
 #[command(name = "sluice-operator", version)]
 pub struct Args {
     /// Namespaces to watch, separated by commas; none means all.
-    #[arg(long, env = "SLUICE_WATCH_NAMESPACES", value_delimiter = ',', default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        env = "SLUICE_WATCH_NAMESPACES",
+        value_delimiter = ',',
+        default_value = "",
+        hide_default_value = true
+    )]
     pub watch_namespaces: Vec<String>,
 
     /// The stock consumer's image, for KafkaConsumers that name none; pinned in each when it is created.
@@ -53,8 +59,12 @@ pub enum LogFormat {
 impl Args {
     /// The scopes to watch: each a namespace, or one `None` for all.
     pub fn scopes(&self) -> Vec<Option<String>> {
-        let mut names: Vec<_> =
-            self.watch_namespaces.iter().map(|n| n.trim().to_owned()).filter(|n| !n.is_empty()).collect();
+        let mut names: Vec<_> = self
+            .watch_namespaces
+            .iter()
+            .map(|n| n.trim().to_owned())
+            .filter(|n| !n.is_empty())
+            .collect();
         names.sort();
         names.dedup();
         if names.is_empty() { vec![None] } else { names.into_iter().map(Some).collect() }
@@ -73,7 +83,8 @@ mod tests {
     #[test]
     fn namespaces_come_as_a_list_and_none_means_all() {
         let scopes = |list: &str| {
-            let args = Args::try_parse_from(["sluice-operator", "--watch-namespaces", list]).unwrap();
+            let args =
+                Args::try_parse_from(["sluice-operator", "--watch-namespaces", list]).unwrap();
             args.scopes()
         };
         assert_eq!(scopes(""), vec![None]);

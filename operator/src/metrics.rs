@@ -117,13 +117,38 @@ impl Default for Metrics {
             registry: Registry::default(),
         };
         let r = &mut registry;
-        r.register("reconciliations", "Passes over a consumer, by how they ended", metrics.passes.clone());
-        r.register_with_unit("reconcile_duration", "Time of a pass", Unit::Seconds, metrics.duration.clone());
+        r.register(
+            "reconciliations",
+            "Passes over a consumer, by how they ended",
+            metrics.passes.clone(),
+        );
+        r.register_with_unit(
+            "reconcile_duration",
+            "Time of a pass",
+            Unit::Seconds,
+            metrics.duration.clone(),
+        );
         r.register("reconcile_errors", "Passes that failed, by cause", metrics.errors.clone());
-        r.register("watch_errors", "Watches that failed and were begun again, by kind", metrics.watch_errors.clone());
-        r.register("writes", "Writes to the API server, by what was written", metrics.writes.clone());
-        r.register("objects_in_backoff", "Consumers that wait after a failed pass", metrics.backoff.clone());
-        r.register("scalings", "Changes of the number of pods, by direction and reason", metrics.scalings.clone());
+        r.register(
+            "watch_errors",
+            "Watches that failed and were begun again, by kind",
+            metrics.watch_errors.clone(),
+        );
+        r.register(
+            "writes",
+            "Writes to the API server, by what was written",
+            metrics.writes.clone(),
+        );
+        r.register(
+            "objects_in_backoff",
+            "Consumers that wait after a failed pass",
+            metrics.backoff.clone(),
+        );
+        r.register(
+            "scalings",
+            "Changes of the number of pods, by direction and reason",
+            metrics.scalings.clone(),
+        );
         let c = r.sub_registry_with_prefix("consumer");
         c.register("lag", "Records that are not done", metrics.lag.clone());
         c.register_with_unit(
@@ -137,8 +162,16 @@ impl Default for Metrics {
         c.register("replicas_ready", "Pods that are ready", metrics.ready.clone());
         c.register("arrival_rate", "Records a second that arrive", metrics.arrivals.clone());
         c.register("handled_rate", "Records a second that are handled", metrics.handled.clone());
-        c.register("capacity_per_pod", "Records a second that one pod can handle", metrics.capacity.clone());
-        r.register("build", "The operator's version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        c.register(
+            "capacity_per_pod",
+            "Records a second that one pod can handle",
+            metrics.capacity.clone(),
+        );
+        r.register(
+            "build",
+            "The operator's version",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
         Self { registry, ..metrics }
     }
 }
@@ -235,7 +268,10 @@ mod tests {
         let id = Identity { namespace: "shop".into(), name: "orders".into(), uid: "u".into() };
         metrics.show(&id, &Shown { lag: Some(7), desired: Some(3), ..Shown::default() });
         let text = metrics.render();
-        assert!(text.contains(r#"sluice_operator_consumer_lag{namespace="shop",name="orders"} 7"#), "{text}");
+        assert!(
+            text.contains(r#"sluice_operator_consumer_lag{namespace="shop",name="orders"} 7"#),
+            "{text}"
+        );
         assert!(!text.contains("consumer_behind_seconds{"), "{text}");
         metrics.show(&id, &Shown { desired: Some(3), ..Shown::default() });
         assert!(!metrics.render().contains("consumer_lag{"));

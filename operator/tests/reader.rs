@@ -47,7 +47,11 @@ impl World {
             mock.partition_leader(TOPIC, partition, Some(partition % BROKERS + 1)).unwrap();
         }
         let servers = mock.bootstrap_servers();
-        let producer = ClientConfig::new().set("bootstrap.servers", servers).set("linger.ms", "1").create().unwrap();
+        let producer = ClientConfig::new()
+            .set("bootstrap.servers", servers)
+            .set("linger.ms", "1")
+            .create()
+            .unwrap();
         Self { mock, producer }
     }
 
@@ -125,13 +129,24 @@ fn a_broker_that_hangs_costs_only_its_own_partitions() {
     world.send(0..PARTITIONS, 10);
     let followed = world.follow(&readers, "billing");
     let first = followed.until("all is read", |r| ends(r) == all_at(10) && r.trouble.is_none());
-    assert!(first.snapshot.unwrap().partitions.iter().all(|p| p.start == Some(0) && p.committed == Committed::None));
+    assert!(
+        first
+            .snapshot
+            .unwrap()
+            .partitions
+            .iter()
+            .all(|p| p.start == Some(0) && p.committed == Committed::None)
+    );
 
     world.mock.broker_round_trip_time(2, HANGS).unwrap();
-    let hung =
-        followed.until("what does not answer is named", |r| trouble(r).is_some_and(|t| t.0 == reason::PARTLY_KNOWN));
+    let hung = followed.until("what does not answer is named", |r| {
+        trouble(r).is_some_and(|t| t.0 == reason::PARTLY_KNOWN)
+    });
     let (_, message) = trouble(&hung).unwrap();
-    assert!(message.starts_with("2 of 6 partitions could not be read (orders-1 and others): "), "{message}");
+    assert!(
+        message.starts_with("2 of 6 partitions could not be read (orders-1 and others): "),
+        "{message}"
+    );
 
     // The others are read as before: each second, and what arrives is seen.
     let silent = led_by(2);
@@ -148,7 +163,12 @@ fn a_broker_that_hangs_costs_only_its_own_partitions() {
     }
     let aged = followed.group.reading().snapshot.unwrap();
     let age = |p: i32| aged.at - aged.partitions[p as usize].end_at;
-    assert!(age(1) > 2_000 && age(4) > 2_000, "{} and {}: the age tells that they are of before", age(1), age(4));
+    assert!(
+        age(1) > 2_000 && age(4) > 2_000,
+        "{} and {}: the age tells that they are of before",
+        age(1),
+        age(4)
+    );
 
     world.mock.broker_round_trip_time(2, Duration::ZERO).unwrap();
     followed.until("all is well again", |r| r.trouble.is_none());
@@ -187,13 +207,22 @@ fn the_coordinator_is_searched_among_all_brokers_and_a_reason_told_if_none_is_it
     let troubles = Cell::new(0);
     followed.until("the last of them is it", |r| {
         troubles.set(troubles.get() + usize::from(r.trouble.is_some()));
-        ends(r) == all_at(10) && r.snapshot.as_ref().unwrap().partitions.iter().all(|p| p.committed == Committed::None)
+        ends(r) == all_at(10)
+            && r.snapshot
+                .as_ref()
+                .unwrap()
+                .partitions
+                .iter()
+                .all(|p| p.committed == Committed::None)
     });
     assert_eq!(troubles.get(), 0, "a search is no trouble");
 
     not_me(BROKERS as usize);
     let nobody = followed.until("none of them is it", |r| r.trouble.is_some());
-    assert!(trouble(&nobody).unwrap().1.contains("the committed offsets could not be read"), "{nobody:?}");
+    assert!(
+        trouble(&nobody).unwrap().1.contains("the committed offsets could not be read"),
+        "{nobody:?}"
+    );
     followed.until("one is", |r| r.trouble.is_none());
 }
 
@@ -207,7 +236,8 @@ fn a_cluster_that_is_away_is_unreachable_and_comes_back_with_all() {
         world.mock.broker_down(broker).unwrap();
     }
     let away = followed.until("it is away", |r| {
-        trouble(r).is_some_and(|(word, words)| word == reason::UNREACHABLE && words.contains("refused"))
+        trouble(r)
+            .is_some_and(|(word, words)| word == reason::UNREACHABLE && words.contains("refused"))
     });
     assert_eq!(ends(&away), all_at(3), "what was known stays, with its age");
     for broker in 1..=BROKERS {
@@ -224,11 +254,16 @@ async fn a_commit_is_seen_in_the_next_reading() {
     let followed = world.follow(&readers, "billing");
     followed.until("all is read", |r| ends(r) == all_at(10) && r.trouble.is_none());
     for offset in [4, 7] {
-        let offsets: Vec<_> =
-            (0..PARTITIONS).map(|partition| (TopicPartition { topic: TOPIC.into(), partition }, offset)).collect();
+        let offsets: Vec<_> = (0..PARTITIONS)
+            .map(|partition| (TopicPartition { topic: TOPIC.into(), partition }, offset))
+            .collect();
         followed.group.commit(offsets).await.unwrap();
-        let committed =
-            |r: &Reading| r.snapshot.iter().flat_map(|s| &s.partitions).all(|p| p.committed == Committed::At(offset));
+        let committed = |r: &Reading| {
+            r.snapshot
+                .iter()
+                .flat_map(|s| &s.partitions)
+                .all(|p| p.committed == Committed::At(offset))
+        };
         followed.until("the commit", committed);
     }
 }
@@ -252,8 +287,12 @@ fn a_topic_that_is_not_there_is_said_by_name_and_found_when_it_comes() {
 fn addresses_that_nobody_answers_are_named_with_the_reason() {
     let readers = Readers::default();
     let followed = Followed::new(&readers, "127.0.0.1:1", "billing");
-    let reading = followed.until("the reason", |r| trouble(r).is_some_and(|(_, words)| words.contains("refused")));
+    let reading = followed
+        .until("the reason", |r| trouble(r).is_some_and(|(_, words)| words.contains("refused")));
     let (word, message) = trouble(&reading).unwrap();
     assert_eq!(word, reason::UNREACHABLE);
-    assert!(message.starts_with("no broker of 127.0.0.1:1 answers: ") && reading.snapshot.is_none(), "{message}");
+    assert!(
+        message.starts_with("no broker of 127.0.0.1:1 answers: ") && reading.snapshot.is_none(),
+        "{message}"
+    );
 }

@@ -28,9 +28,10 @@ use rdkafka::{
     bindings::{
         rd_kafka_commit_queue, rd_kafka_consume_batch_queue, rd_kafka_consumer_group_metadata,
         rd_kafka_consumer_group_metadata_destroy, rd_kafka_consumer_group_metadata_generation_id,
-        rd_kafka_header_get_all, rd_kafka_headers_t, rd_kafka_message_destroy, rd_kafka_message_errstr,
-        rd_kafka_message_headers, rd_kafka_message_t, rd_kafka_message_timestamp, rd_kafka_queue_cb_event_enable,
-        rd_kafka_queue_destroy, rd_kafka_queue_forward, rd_kafka_queue_get_consumer, rd_kafka_queue_get_partition,
+        rd_kafka_header_get_all, rd_kafka_headers_t, rd_kafka_message_destroy,
+        rd_kafka_message_errstr, rd_kafka_message_headers, rd_kafka_message_t,
+        rd_kafka_message_timestamp, rd_kafka_queue_cb_event_enable, rd_kafka_queue_destroy,
+        rd_kafka_queue_forward, rd_kafka_queue_get_consumer, rd_kafka_queue_get_partition,
         rd_kafka_queue_t, rd_kafka_resp_err_t, rd_kafka_timestamp_type_t,
     },
     consumer::{BaseConsumer, Consumer, ConsumerContext},
@@ -78,12 +79,18 @@ impl BatchQueue {
         let name = CString::new(&*topic).ok()?;
         let client: *mut RDKafka = consumer.client().native_ptr();
         // SAFETY: `client` is alive as long as `consumer`, `name` as long as this call; the handle is checked for null.
-        let queue = NonNull::new(unsafe { rd_kafka_queue_get_partition(client, name.as_ptr(), partition) })?;
+        let queue = NonNull::new(unsafe {
+            rd_kafka_queue_get_partition(client, name.as_ptr(), partition)
+        })?;
         // SAFETY: `queue` is the live handle from above. A null target un-forwards it: its messages stay in it.
         unsafe { rd_kafka_queue_forward(queue.as_ptr(), ptr::null_mut()) };
         // SAFETY: the pointer is that of an `Arc` that lives as long as the handle; see the module's comment.
         unsafe {
-            rd_kafka_queue_cb_event_enable(queue.as_ptr(), Some(wake), Arc::as_ptr(&waker).cast_mut().cast::<c_void>());
+            rd_kafka_queue_cb_event_enable(
+                queue.as_ptr(),
+                Some(wake),
+                Arc::as_ptr(&waker).cast_mut().cast::<c_void>(),
+            );
         }
         Some(Self { queue, topic, partition, _waker: waker, _owner: PhantomData })
     }
@@ -94,9 +101,13 @@ impl BatchQueue {
         let room = max.min(CHUNK);
         // SAFETY: the array has room for `room` pointers, and librdkafka writes as many as it returns. A timeout of 0 takes
         // what is there.
-        let count = unsafe { rd_kafka_consume_batch_queue(self.queue.as_ptr(), 0, messages.as_mut_ptr(), room) };
+        let count = unsafe {
+            rd_kafka_consume_batch_queue(self.queue.as_ptr(), 0, messages.as_mut_ptr(), room)
+        };
         let count = usize::try_from(count).unwrap_or(0).min(room);
-        for message in messages.iter().take(count).filter_map(|message| NonNull::new(*message)).map(Message) {
+        for message in
+            messages.iter().take(count).filter_map(|message| NonNull::new(*message)).map(Message)
+        {
             each(self.read(&message));
         }
         count == room && room > 0
@@ -158,15 +169,19 @@ impl Message {
     fn key_and_payload(&self) -> (Option<Bytes>, Option<Bytes>) {
         let raw = self.raw();
         // SAFETY: librdkafka's key and payload are `key_len` and `len` bytes that live as long as the message.
-        let key = (!raw.key.is_null()).then(|| unsafe { slice::from_raw_parts(raw.key.cast::<u8>(), raw.key_len) });
+        let key = (!raw.key.is_null())
+            .then(|| unsafe { slice::from_raw_parts(raw.key.cast::<u8>(), raw.key_len) });
         // SAFETY: as above.
-        let payload = (!raw.payload.is_null()).then(|| unsafe { slice::from_raw_parts(raw.payload.cast(), raw.len) });
+        let payload = (!raw.payload.is_null())
+            .then(|| unsafe { slice::from_raw_parts(raw.payload.cast(), raw.len) });
         match (key, payload) {
             (Some(key), Some(payload)) => {
                 let both = Bytes::from([key, payload].concat());
                 (Some(both.slice(..key.len())), Some(both.slice(key.len()..)))
             }
-            (key, payload) => (key.map(Bytes::copy_from_slice), payload.map(Bytes::copy_from_slice)),
+            (key, payload) => {
+                (key.map(Bytes::copy_from_slice), payload.map(Bytes::copy_from_slice))
+            }
         }
     }
 
@@ -174,7 +189,8 @@ impl Message {
         let mut kind = rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
         // SAFETY: the message is alive, `kind` is written.
         let millis = unsafe { rd_kafka_message_timestamp(self.0.as_ptr(), &raw mut kind) };
-        (kind != rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE && millis >= 0).then_some(millis)
+        (kind != rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE && millis >= 0)
+            .then_some(millis)
     }
 
     fn headers(&self) -> Vec<Header> {
@@ -186,16 +202,25 @@ impl Message {
             return headers;
         }
         loop {
-            let (mut name, mut value, mut size) = (ptr::null::<c_char>(), ptr::null::<c_void>(), 0_usize);
+            let (mut name, mut value, mut size) =
+                (ptr::null::<c_char>(), ptr::null::<c_void>(), 0_usize);
             // SAFETY: the list is alive; on success the three are written, and point into it.
-            let err =
-                unsafe { rd_kafka_header_get_all(list, headers.len(), &raw mut name, &raw mut value, &raw mut size) };
+            let err = unsafe {
+                rd_kafka_header_get_all(
+                    list,
+                    headers.len(),
+                    &raw mut name,
+                    &raw mut value,
+                    &raw mut size,
+                )
+            };
             if err != rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR || name.is_null() {
                 return headers;
             }
             // SAFETY: `name` ends with a zero, `value` has `size` bytes; both are copied here.
             let (name, value) = unsafe {
-                let bytes = (!value.is_null()).then(|| slice::from_raw_parts(value.cast::<u8>(), size));
+                let bytes =
+                    (!value.is_null()).then(|| slice::from_raw_parts(value.cast::<u8>(), size));
                 (text_of(name), bytes.map(Bytes::copy_from_slice))
             };
             headers.push(Header { name, value });
@@ -247,7 +272,9 @@ pub(super) fn commit<C: ConsumerContext>(
     };
     // SAFETY: client, list and queue are alive through the call. librdkafka copies the list, and keeps a reference of its own
     // to the queue. Without a callback the answer comes as an event, which rdkafka's poll hands to the context.
-    let err = unsafe { rd_kafka_commit_queue(client, offsets.ptr(), queue.as_ptr(), None, ptr::null_mut()) };
+    let err = unsafe {
+        rd_kafka_commit_queue(client, offsets.ptr(), queue.as_ptr(), None, ptr::null_mut())
+    };
     // SAFETY: ours from above, not used again.
     unsafe { rd_kafka_queue_destroy(queue.as_ptr()) };
     if err == rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR { Ok(()) } else { Err(err.into()) }

@@ -64,7 +64,9 @@ impl State {
             partition.report_due
                 || partition.tracker.open() > 0
                 || partition.tracker.committable() != partition.committed
-                || partition.committed_at.is_none_or(|at| idle_since.is_some_and(|limit| at <= limit))
+                || partition
+                    .committed_at
+                    .is_none_or(|at| idle_since.is_some_and(|limit| at <= limit))
         });
         if list.count() == 0 {
             return;
@@ -81,7 +83,11 @@ impl State {
     }
 
     /// Commits these partitions for the last time, and waits for it.
-    pub(super) fn commit_now(&mut self, consumer: &BaseConsumer<Context>, which: impl Fn(&Partition) -> bool) {
+    pub(super) fn commit_now(
+        &mut self,
+        consumer: &BaseConsumer<Context>,
+        which: impl Fn(&Partition) -> bool,
+    ) {
         self.follow_position(consumer);
         self.commit_anew();
         for _ in 0..LAST_TRIES {
@@ -90,8 +96,11 @@ impl State {
                 return;
             }
             let result = consumer.commit(&list, CommitMode::Sync);
-            let again =
-                result.as_ref().err().and_then(KafkaError::rdkafka_error_code).is_some_and(is_worth_another_try);
+            let again = result
+                .as_ref()
+                .err()
+                .and_then(KafkaError::rdkafka_error_code)
+                .is_some_and(is_worth_another_try);
             self.settle(&result, &list);
             if !again {
                 return;
@@ -102,7 +111,8 @@ impl State {
     /// Whether the broker has confirmed all that is done.
     pub(super) fn is_settled(&self) -> bool {
         let settled = |partition: &Partition| {
-            partition.tracker.committable().is_none() || partition.committed == partition.tracker.committable()
+            partition.tracker.committable().is_none()
+                || partition.committed == partition.tracker.committable()
         };
         self.partitions.iter().all(settled)
     }
@@ -122,10 +132,14 @@ impl State {
         if list.count() > 0 {
             for element in list.elements() {
                 let offset = element.offset();
-                let find = |one: &&mut Partition| *one.topic == *element.topic() && one.number == element.partition();
+                let find = |one: &&mut Partition| {
+                    *one.topic == *element.topic() && one.number == element.partition()
+                };
                 let Some(partition) = self.partitions.iter_mut().find(find) else { continue };
                 // Of an earlier assignment of the same partition: no answer to what this one asked.
-                let Some(committing) = partition.committing.take_if(|one| Offset::Offset(*one) == offset) else {
+                let Some(committing) =
+                    partition.committing.take_if(|one| Offset::Offset(*one) == offset)
+                else {
                     continue;
                 };
                 match element.error() {
@@ -135,7 +149,8 @@ impl State {
                         partition.committed_at = Some(now);
                     }
                     Err(KafkaError::OffsetFetch(RDKafkaErrorCode::OffsetMetadataTooLarge)) => {
-                        self.commit.longest = self.commit.longest.min(element.metadata().len().saturating_sub(1));
+                        self.commit.longest =
+                            self.commit.longest.min(element.metadata().len().saturating_sub(1));
                         partition.report_due = true;
                     }
                     _ => partition.report_due = true,
@@ -189,7 +204,11 @@ impl State {
             let Some(offset) = partition.tracker.committable() else { continue };
             partition.committing = Some(offset);
             partition.report_due = false;
-            let report = partition.report(&pod).to_metadata().ok().filter(|text| text.len() <= self.commit.longest);
+            let report = partition
+                .report(&pod)
+                .to_metadata()
+                .ok()
+                .filter(|text| text.len() <= self.commit.longest);
             let mut element = list.add_partition(&partition.topic, partition.number);
             // Fails only for offsets that librdkafka has no number for.
             let _ = element.set_offset(Offset::Offset(offset));
@@ -211,7 +230,9 @@ impl State {
         }
         for element in positions.elements() {
             let Offset::Offset(position) = element.offset() else { continue };
-            let find = |one: &&mut Partition| *one.topic == *element.topic() && one.number == element.partition();
+            let find = |one: &&mut Partition| {
+                *one.topic == *element.topic() && one.number == element.partition()
+            };
             // A queue that is gone may have been emptied without us.
             if let Some(partition) = self.partitions.iter_mut().find(find)
                 && partition.position_holds

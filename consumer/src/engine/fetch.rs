@@ -14,7 +14,8 @@ use rdkafka::{
 use sluice_crds::kafkaconsumer::tuning::ApplyOn;
 
 use super::{
-    EngineConfig, Error, Stop, batch_queue, context::Context, partition::Partition, settings, state::State, wake::Waker,
+    EngineConfig, Error, Stop, batch_queue, context::Context, partition::Partition, settings,
+    state::State, wake::Waker,
 };
 use crate::{EngineStatus, Handler};
 
@@ -43,9 +44,14 @@ pub(super) fn run(
     let client = settings::client(&config.consumer.kafka, &config.pod, &config.overrides);
     let topics = config.consumer.kafka.topics.clone();
     let watch = config.consumer.apply_on == ApplyOn::Change;
-    let Some(mut state) =
-        State::new(config, handler, Arc::clone(&status), runtime.clone(), Arc::clone(&stop), Arc::clone(waker))
-    else {
+    let Some(mut state) = State::new(
+        config,
+        handler,
+        Arc::clone(&status),
+        runtime.clone(),
+        Arc::clone(&stop),
+        Arc::clone(waker),
+    ) else {
         return Err(Error::Thread("its meter cannot be made".into()));
     };
     state.read_knobs();
@@ -56,13 +62,23 @@ pub(super) fn run(
         runtime.spawn(async move { knobs.watch(|| waker.wake()).await })
     });
 
-    let mut consumer: BaseConsumer<Context> = client.create_with_context(Context::new(state)).map_err(Error::Client)?;
+    let mut consumer: BaseConsumer<Context> =
+        client.create_with_context(Context::new(state)).map_err(Error::Client)?;
     let for_events = Arc::clone(waker);
     consumer.set_nonempty_callback(move || for_events.wake());
-    consumer.subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>()).map_err(Error::Client)?;
+    consumer
+        .subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())
+        .map_err(Error::Client)?;
 
-    let mut thread =
-        Thread { consumer, status, stop, said: HashMap::new(), member_at: None, topics, missing: Some(Instant::now()) };
+    let mut thread = Thread {
+        consumer,
+        status,
+        stop,
+        said: HashMap::new(),
+        member_at: None,
+        topics,
+        missing: Some(Instant::now()),
+    };
     let result = thread.work();
     if let Some(watcher) = watcher {
         watcher.abort();
@@ -112,7 +128,10 @@ impl Thread {
                 if !open || now >= deadline || self.stop.hurries() {
                     self.finish(&mut state);
                     let since = *drained_at.get_or_insert(now);
-                    if state.is_settled() || now.duration_since(since) >= SETTLE_TIMEOUT || self.stop.hurries() {
+                    if state.is_settled()
+                        || now.duration_since(since) >= SETTLE_TIMEOUT
+                        || self.stop.hurries()
+                    {
                         return Ok(());
                     }
                     // The broker takes no commit until the group has shared out its partitions, which goes on in poll.
@@ -139,8 +158,11 @@ impl Thread {
                     // All queues are split before they are assigned. Should one leak all the same, its record is not lost:
                     // nothing above it is committed in order, and the process starts anew from the committed offset.
                     use rdkafka::Message as _;
-                    let reason =
-                        format!("a record of {}-{} came on the main queue", message.topic(), message.partition());
+                    let reason = format!(
+                        "a record of {}-{} came on the main queue",
+                        message.topic(),
+                        message.partition()
+                    );
                     return Err(Error::Fatal { code: RDKafkaErrorCode::State, reason });
                 }
                 Some(Err(error)) => self.heard(&error)?,
@@ -166,12 +188,17 @@ impl Thread {
         match code {
             RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {
                 self.missing = Some(now);
-                tracing::error!("a topic does not exist, or may not be seen by this user; looking again and again");
+                tracing::error!(
+                    "a topic does not exist, or may not be seen by this user; looking again and again"
+                );
             }
-            RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::GroupAuthorizationFailed => {
+            RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::GroupAuthorizationFailed => {
                 tracing::error!(%code, "the broker refuses access; trying again");
             }
-            RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::Resolve => {
+            RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::Resolve => {
                 tracing::warn!(%code, "no broker can be reached; trying again");
             }
             _ => tracing::warn!(%error, "the Kafka client reports an error"),
@@ -188,7 +215,10 @@ impl Thread {
         };
         let found = self.topics.iter().find(|topic| missing(topic));
         if let Some(topic) = found {
-            tracing::warn!(topic, "the topic does not exist, or cannot be read; looking again, not ready until then");
+            tracing::warn!(
+                topic,
+                "the topic does not exist, or cannot be read; looking again, not ready until then"
+            );
         }
         found.is_some()
     }
@@ -210,7 +240,11 @@ impl Thread {
             self.status.set_joined(member);
             tracing::info!(
                 "{}",
-                if member { "joined the group" } else { "no member of the group any more; joining again" }
+                if member {
+                    "joined the group"
+                } else {
+                    "no member of the group any more; joining again"
+                }
             );
         }
     }
@@ -232,14 +266,20 @@ impl Thread {
         let again = mem::replace(&mut state.finished, true);
         let late: usize = state.partitions.iter().map(|partition| partition.in_work).sum();
         if late > 0 && !again {
-            tracing::warn!(batches = late, "the drain is over; what is in work is cancelled and will be handled again");
+            tracing::warn!(
+                batches = late,
+                "the drain is over; what is in work is cancelled and will be handled again"
+            );
         }
         for partition in &mut state.partitions {
             partition.cancel.cancel();
             partition.lanes.clear();
         }
-        let settled = |partition: &Partition| partition.committed == partition.tracker.committable();
-        state.commit_now(&self.consumer, |partition| !(partition.leaving || again && settled(partition)));
+        let settled =
+            |partition: &Partition| partition.committed == partition.tracker.committable();
+        state.commit_now(&self.consumer, |partition| {
+            !(partition.leaving || again && settled(partition))
+        });
     }
 
     /// Leaves the group, so that others take over at once. What does not answer in time is left to the process's end.

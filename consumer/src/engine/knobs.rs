@@ -55,7 +55,8 @@ impl KnobsFile {
 
     /// Reads it.
     pub(crate) fn read(&self) -> Result<Tuning, Error> {
-        let text = fs::read_to_string(&self.path).map_err(|source| Error::Open { path: self.path.clone(), source })?;
+        let text = fs::read_to_string(&self.path)
+            .map_err(|source| Error::Open { path: self.path.clone(), source })?;
         Ok(Tuning::from_yaml(&text)?)
     }
 

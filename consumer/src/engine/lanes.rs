@@ -155,7 +155,10 @@ impl Lanes {
         self.behind_work > 0
             || (self.ordering == Ordering::Partition
                 && !self.fresh.is_empty()
-                && self.by_id.get(&LaneId::Partition).is_some_and(|lane| matches!(lane.state, State::InWork(_))))
+                && self
+                    .by_id
+                    .get(&LaneId::Partition)
+                    .is_some_and(|lane| matches!(lane.state, State::InWork(_))))
     }
 
     /// When the next lane may be tried again.
@@ -178,7 +181,8 @@ impl Lanes {
         if self.blocked == 0 {
             return None;
         }
-        let first = self.by_id.values().filter(|lane| lane.blocked).filter_map(|lane| lane.queue.front());
+        let first =
+            self.by_id.values().filter(|lane| lane.blocked).filter_map(|lane| lane.queue.front());
         first.min_by_key(|head| head.slot).map(|head| Blocked {
             offset: head.record.offset,
             since: head.since,
@@ -294,9 +298,17 @@ impl Lanes {
                     (Ordering::Partition, _) => Some(LaneId::Partition),
                     (Ordering::Key, Some(key)) => Some(LaneId::Key(key.clone())),
                     // A single one that failed before has a lane by now.
-                    (Ordering::Key, None) => (pending.since != 0).then_some(LaneId::Single(pending.slot)),
+                    (Ordering::Key, None) => {
+                        (pending.since != 0).then_some(LaneId::Single(pending.slot))
+                    }
                 };
-                ends.push(LaneEnd { id, failed: Vec::new(), asked: None, dead: false, tried: false });
+                ends.push(LaneEnd {
+                    id,
+                    failed: Vec::new(),
+                    asked: None,
+                    dead: false,
+                    tried: false,
+                });
             }
             let Some(end) = ends.get_mut(number) else { continue };
             let outcome = whole
@@ -459,8 +471,13 @@ impl Lanes {
 
 /// Bytes of a record as people count them.
 pub(crate) fn bytes_of(record: &Record) -> usize {
-    let headers = record.headers.iter().map(|header| header.name.len() + header.value.as_ref().map_or(0, Bytes::len));
-    record.key.as_ref().map_or(0, Bytes::len) + record.payload.as_ref().map_or(0, Bytes::len) + headers.sum::<usize>()
+    let headers = record
+        .headers
+        .iter()
+        .map(|header| header.name.len() + header.value.as_ref().map_or(0, Bytes::len));
+    record.key.as_ref().map_or(0, Bytes::len)
+        + record.payload.as_ref().map_or(0, Bytes::len)
+        + headers.sum::<usize>()
 }
 
 #[cfg(test)]

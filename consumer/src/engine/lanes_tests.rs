@@ -7,8 +7,11 @@ use sluice_crds::{Duration as Length, kafkaconsumer::delivery::Retry};
 
 use super::*;
 
-const RETRY: Retry =
-    Retry { max_retries: 3, min_backoff: Length::from_millis(100), max_backoff: Length::from_secs(10) };
+const RETRY: Retry = Retry {
+    max_retries: 3,
+    min_backoff: Length::from_millis(100),
+    max_backoff: Length::from_secs(10),
+};
 
 fn judge(now: Instant, good: u64) -> Judge {
     Judge { backoff: Backoff::new(&RETRY), now, now_millis: 1_000, good }
@@ -112,14 +115,18 @@ fn after_the_retries_the_lane_is_blocked_and_goes_on_being_tried_until_it_recove
     for tries in 1..=6 {
         let batch = lanes.take(now, 1, tries);
         assert_eq!(offsets(&batch), [0], "nothing is skipped");
-        let verdict = lanes.complete(batch, Outcomes::retry("no"), &judge(now, 0), |_| panic!("not done"));
+        let verdict =
+            lanes.complete(batch, Outcomes::retry("no"), &judge(now, 0), |_| panic!("not done"));
         assert_eq!(verdict.newly_blocked, usize::from(tries == 4));
         assert_eq!(lanes.blocked_lanes(), usize::from(tries >= 4));
         let due = lanes.next_try().unwrap();
         assert!(due <= now + Duration::from_secs(10));
         if tries >= 4 {
             assert!(due >= now + Duration::from_millis(7_500), "the longest backoff");
-            assert_eq!(lanes.blocked(), Some(Blocked { offset: 0, since: 1_000, tries: tries as u32, lanes: 1 }));
+            assert_eq!(
+                lanes.blocked(),
+                Some(Blocked { offset: 0, since: 1_000, tries: tries as u32, lanes: 1 })
+            );
         }
         now = due;
     }
@@ -133,7 +140,8 @@ fn a_dead_record_blocks_its_lane_at_once_and_is_not_skipped() {
     let now = Instant::now();
     let mut lanes = lanes(Ordering::Key, &[None]);
     let batch = lanes.take(now, 1, 1);
-    let verdict = lanes.complete(batch, Outcome::dead("bad").into(), &judge(now, 0), |_| panic!("not done"));
+    let verdict =
+        lanes.complete(batch, Outcome::dead("bad").into(), &judge(now, 0), |_| panic!("not done"));
     assert_eq!((verdict.dead, lanes.blocked_lanes()), (1, 1));
     assert!(lanes.next_try().unwrap() >= now + Duration::from_millis(7_500));
     let batch = lanes.take(lanes.next_try().unwrap(), 1, 2);
@@ -149,7 +157,8 @@ fn not_tried_goes_again_and_is_no_try() {
     let outcomes = Outcomes::Each(vec![Outcome::retry("no"), Outcome::NotTried, Outcome::NotTried]);
     lanes.complete(batch, outcomes, &judge(now, 0), |_| panic!("not done"));
     let batch = lanes.take(now + Duration::from_secs(1), 10, 2);
-    let mut attempts: Vec<_> = batch.iter().map(|one| (one.record.offset, one.record.attempt)).collect();
+    let mut attempts: Vec<_> =
+        batch.iter().map(|one| (one.record.offset, one.record.attempt)).collect();
     attempts.sort_unstable();
     assert_eq!(attempts, [(0, 2), (1, 1), (2, 1)]);
     done(&mut lanes, batch, now);
@@ -161,7 +170,12 @@ fn what_the_other_side_asks_for_is_kept() {
     let now = Instant::now();
     let mut lanes = lanes(Ordering::Key, &[Some("a")]);
     let batch = lanes.take(now, 1, 1);
-    lanes.complete(batch, Outcome::retry_after("later", Duration::from_secs(3)).into(), &judge(now, 0), |_| ());
+    lanes.complete(
+        batch,
+        Outcome::retry_after("later", Duration::from_secs(3)).into(),
+        &judge(now, 0),
+        |_| (),
+    );
     assert_eq!(lanes.next_try(), Some(now + Duration::from_secs(3)));
 }
 
@@ -171,7 +185,9 @@ fn a_missing_outcome_is_a_failure() {
     let mut lanes = lanes(Ordering::Key, &[None, None]);
     let batch = lanes.take(now, 2, 1);
     let verdict =
-        lanes.complete(batch, Outcomes::Each(vec![Outcome::Done]), &judge(now, 0), |slot| assert_eq!(slot, 0));
+        lanes.complete(batch, Outcomes::Each(vec![Outcome::Done]), &judge(now, 0), |slot| {
+            assert_eq!(slot, 0)
+        });
     assert_eq!((verdict.done, verdict.failed), (1, 1));
 }
 
@@ -216,7 +232,8 @@ fn a_bad_record_in_a_batch_ends_up_alone() {
 fn while_nothing_goes_well_batches_stay_large() {
     let mut now = Instant::now();
     let keys: Vec<String> = (0..64).map(|i| i.to_string()).collect();
-    let mut lanes = lanes(Ordering::Key, &keys.iter().map(|key| Some(key.as_str())).collect::<Vec<_>>());
+    let mut lanes =
+        lanes(Ordering::Key, &keys.iter().map(|key| Some(key.as_str())).collect::<Vec<_>>());
     let mut calls = 0;
     let end = now + Duration::from_mins(2);
     while now < end {
@@ -272,9 +289,13 @@ fn play(ordering: Ordering, keys: &[Option<u8>], seed: u64, failures: f64) {
                 }
                 if pending.record.attempt == 1 && pending.since == 0 {
                     let before = first_seen.insert(lane, offset);
-                    assert!(before.is_none_or(|before| before < offset), "order among first deliveries");
+                    assert!(
+                        before.is_none_or(|before| before < offset),
+                        "order among first deliveries"
+                    );
                 }
-                let elsewhere = out.iter().flat_map(|(_, batch)| batch).map(|other| other.record.offset);
+                let elsewhere =
+                    out.iter().flat_map(|(_, batch)| batch).map(|other| other.record.offset);
                 for other in elsewhere {
                     assert_ne!(lane_of(keys[other as usize], other), lane, "a lane in two batches");
                 }
@@ -298,18 +319,26 @@ fn play(ordering: Ordering, keys: &[Option<u8>], seed: u64, failures: f64) {
                     Outcome::Done
                 }
             });
-            let outcomes = if whole { Outcomes::retry("no") } else { Outcomes::Each(each.collect()) };
+            let outcomes =
+                if whole { Outcomes::retry("no") } else { Outcomes::Each(each.collect()) };
             good += 1;
             lanes.complete(batch, outcomes, &judge(now, good), |slot| {
                 assert!(is_done.insert(slot as i64), "{slot} twice");
             });
         }
         let queued: usize = lanes.by_id.values().map(|lane| lane.queue.len()).sum();
-        assert_eq!(lanes.ready_records + lanes.behind_work + lanes.behind_failure, queued, "the counters");
+        assert_eq!(
+            lanes.ready_records + lanes.behind_work + lanes.behind_failure,
+            queued,
+            "the counters"
+        );
         assert_eq!(lanes.blocked, lanes.by_id.values().filter(|lane| lane.blocked).count());
     }
     assert!(lanes.by_id.is_empty() && lanes.fresh.is_empty(), "no state is left behind");
-    assert_eq!((lanes.waiting(), lanes.behind_work, lanes.behind_failure, lanes.blocked_lanes()), (0, 0, 0, 0));
+    assert_eq!(
+        (lanes.waiting(), lanes.behind_work, lanes.behind_failure, lanes.blocked_lanes()),
+        (0, 0, 0, 0)
+    );
 }
 
 proptest! {

@@ -105,7 +105,11 @@ impl Meter {
                 slot_seconds: self.slot_seconds,
                 busy: if self.usable > 0.0 { (self.used / self.usable).min(1.0) } else { 0.0 },
                 usable_slots: self.usable / self.seconds,
-                full_batches: if self.batches > 0 { self.full as f64 / self.batches as f64 } else { 0.0 },
+                full_batches: if self.batches > 0 {
+                    self.full as f64 / self.batches as f64
+                } else {
+                    0.0
+                },
                 handler_p99: self.p99(),
             };
             (self.used, self.usable, self.seconds, self.full, self.batches) = (0.0, 0.0, 0.0, 0, 0);

@@ -84,7 +84,8 @@ impl Engine {
         thread::Builder::new()
             .name("fetch".into())
             .spawn(move || {
-                let _ = tell.send(fetch::run(config, handler, status, &runtime, for_thread, &waker));
+                let _ =
+                    tell.send(fetch::run(config, handler, status, &runtime, for_thread, &waker));
             })
             .map_err(|error| Error::Thread(error.to_string()))?;
         Ok(Self { stop, end })

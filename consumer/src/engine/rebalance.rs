@@ -13,7 +13,8 @@ use rdkafka::{
 };
 
 use super::{
-    Error, batch_queue::BatchQueue, context::Context, partition::Partition, starts, state::State, wake::Waker,
+    Error, batch_queue::BatchQueue, context::Context, partition::Partition, starts, state::State,
+    wake::Waker,
 };
 use crate::status::now_millis;
 
@@ -24,11 +25,15 @@ impl State {
         self.read_knobs();
         self.status.rebalances.add(1);
         let names = names(list);
-        let asked: Vec<(&str, i32)> = names.iter().map(|(topic, number)| (&**topic, *number)).collect();
+        let asked: Vec<(&str, i32)> =
+            names.iter().map(|(topic, number)| (&**topic, *number)).collect();
         // A pod that stops handles none of them and gives them back at once: the group must not wait for where they begin,
         // which librdkafka does not answer to a client that leaves.
-        let starts =
-            if self.closing { vec![starts::Start::default(); asked.len()] } else { starts::of(consumer, &asked) };
+        let starts = if self.closing {
+            vec![starts::Start::default(); asked.len()]
+        } else {
+            starts::of(consumer, &asked)
+        };
         let mut assignment = TopicPartitionList::with_capacity(names.len());
         for ((topic, number), start) in names.iter().zip(starts) {
             let starts::Start { offset: start, lost } = start;
@@ -36,11 +41,18 @@ impl State {
             self.forget(|partition| partition.topic == *topic && partition.number == *number);
             self.last_epoch += 1;
             let ordering = self.config.consumer.ordering;
-            let mut partition =
-                Partition::new(Arc::clone(topic), *number, self.last_epoch, now_millis(), ordering, start);
+            let mut partition = Partition::new(
+                Arc::clone(topic),
+                *number,
+                self.last_epoch,
+                now_millis(),
+                ordering,
+                start,
+            );
             partition.lost = lost;
             self.status.records_lost.add(lost);
-            partition.queue = BatchQueue::split(consumer, Arc::clone(topic), *number, Arc::clone(&self.waker));
+            partition.queue =
+                BatchQueue::split(consumer, Arc::clone(topic), *number, Arc::clone(&self.waker));
             let offset = if self.closing {
                 partition.leave();
                 // Not the committed one: librdkafka aborts when a client leaves while it asks for that.
@@ -70,7 +82,10 @@ impl State {
         self.status.rebalances.add(1);
         self.read_knobs();
         for partition in &mut self.partitions {
-            if names.iter().any(|(topic, number)| partition.topic == *topic && partition.number == *number) {
+            if names
+                .iter()
+                .any(|(topic, number)| partition.topic == *topic && partition.number == *number)
+            {
                 partition.leave();
             }
         }
@@ -87,10 +102,13 @@ impl State {
                 .iter()
                 .filter(|partition| partition.leaving)
                 .for_each(|partition| partition.cancel.cancel());
-            let done_with =
-                |partition: &Partition| partition.committed == partition.tracker.committable() && !partition.report_due;
+            let done_with = |partition: &Partition| {
+                partition.committed == partition.tracker.committable() && !partition.report_due
+            };
             let finished = self.finished;
-            self.commit_now(consumer, |partition| partition.leaving && !(finished && done_with(partition)));
+            self.commit_now(consumer, |partition| {
+                partition.leaving && !(finished && done_with(partition))
+            });
         }
         // The epoch ends here, after the drain and the commit: completions that come from now on are stale.
         self.forget(|partition| partition.leaving);
@@ -100,7 +118,11 @@ impl State {
         };
         self.check(result, "unassign");
         self.rebalance_pause = began.elapsed();
-        self.say(if lost { "partitions were lost" } else { "partitions went" }, &names, began.elapsed());
+        self.say(
+            if lost { "partitions were lost" } else { "partitions went" },
+            &names,
+            began.elapsed(),
+        );
     }
 
     /// Waits for what is in work of partitions that leave, and keeps the others busy from their cushion meanwhile:
@@ -152,7 +174,8 @@ impl State {
             self.status.records_lost.add(partition.lost - before);
             let Some(go_on) = go_on else { continue };
             partition.tracker.jump(go_on);
-            partition.queue = BatchQueue::split(consumer, Arc::clone(&topic), number, Arc::clone(&self.waker));
+            partition.queue =
+                BatchQueue::split(consumer, Arc::clone(&topic), number, Arc::clone(&self.waker));
             let result = self.restart(consumer, index, go_on);
             if let (Ok(()), Some(partition)) = (&result, self.partitions.get_mut(index)) {
                 partition.astray = None;
@@ -165,20 +188,33 @@ impl State {
 
     /// Makes librdkafka fetch a partition from another offset. `seek` does not start a fetcher that has stopped, so the
     /// partition is unassigned and assigned again; the group sees nothing of it.
-    fn restart(&mut self, consumer: &BaseConsumer<Context>, index: usize, offset: i64) -> KafkaResult<()> {
+    fn restart(
+        &mut self,
+        consumer: &BaseConsumer<Context>,
+        index: usize,
+        offset: i64,
+    ) -> KafkaResult<()> {
         let mut list = TopicPartitionList::new();
         let one = self.partitions.get(index);
         if let RebalanceProtocol::Cooperative = consumer.rebalance_protocol() {
             if let Some(partition) = one {
-                let _ = list.add_partition_offset(&partition.topic, partition.number, Offset::Offset(offset));
+                let _ = list.add_partition_offset(
+                    &partition.topic,
+                    partition.number,
+                    Offset::Offset(offset),
+                );
             }
             consumer.incremental_unassign(&list)?;
             return consumer.incremental_assign(&list);
         }
         for partition in &mut self.partitions {
             // `assign` starts all of them anew, and all have to be split again.
-            partition.queue =
-                BatchQueue::split(consumer, Arc::clone(&partition.topic), partition.number, Arc::clone(&self.waker));
+            partition.queue = BatchQueue::split(
+                consumer,
+                Arc::clone(&partition.topic),
+                partition.number,
+                Arc::clone(&self.waker),
+            );
             let next = partition.tracker.next().map_or(Offset::Stored, Offset::Offset);
             let _ = list.add_partition_offset(&partition.topic, partition.number, next);
         }
@@ -188,7 +224,10 @@ impl State {
     fn check(&mut self, result: KafkaResult<()>, what: &str) {
         if let Err(error) = result {
             tracing::error!(%error, "the client refused to {what}");
-            self.failed = Some(Error::Fatal { code: RDKafkaErrorCode::State, reason: format!("{what}: {error}") });
+            self.failed = Some(Error::Fatal {
+                code: RDKafkaErrorCode::State,
+                reason: format!("{what}: {error}"),
+            });
         }
     }
 
@@ -239,7 +278,12 @@ impl Partition {
             }
             Some(next) => Some(next),
             None => {
-                tracing::info!(topic, partition, start, "nothing was committed; beginning at the log's start");
+                tracing::info!(
+                    topic,
+                    partition,
+                    start,
+                    "nothing was committed; beginning at the log's start"
+                );
                 Some(start)
             }
         }
@@ -251,5 +295,8 @@ fn names(list: &TopicPartitionList) -> Vec<(Arc<str>, i32)> {
     if list.count() == 0 {
         return Vec::new();
     }
-    list.elements().iter().map(|element| (Arc::from(element.topic()), element.partition())).collect()
+    list.elements()
+        .iter()
+        .map(|element| (Arc::from(element.topic()), element.partition()))
+        .collect()
 }

@@ -88,7 +88,9 @@ pub(crate) fn client(kafka: &KafkaConfig, client_id: &str, overrides: &Overrides
 mod tests {
     use std::collections::BTreeMap;
 
-    use sluice_crds::kafkaconsumer::kafka::{CODE_PROPERTIES, ENGINE_PROPERTIES, PROTOCOL_PROPERTIES};
+    use sluice_crds::kafkaconsumer::kafka::{
+        CODE_PROPERTIES, ENGINE_PROPERTIES, PROTOCOL_PROPERTIES,
+    };
 
     use super::*;
 
@@ -99,13 +101,17 @@ mod tests {
             group_id: "shop.orders".into(),
             protocol,
             isolation: Isolation::ReadCommitted,
-            properties: properties.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect::<BTreeMap<_, _>>(),
+            properties: properties
+                .iter()
+                .map(|(k, v)| ((*k).into(), (*v).into()))
+                .collect::<BTreeMap<_, _>>(),
         }
     }
 
     #[test]
     fn a_user_cannot_take_away_what_the_promises_hang_on() {
-        let harm = [("enable.auto.commit", "true"), ("auto.offset.reset", "latest"), ("client.id", "x")];
+        let harm =
+            [("enable.auto.commit", "true"), ("auto.offset.reset", "latest"), ("client.id", "x")];
         let config = client(&kafka(GroupProtocol::Classic, &harm), "pod", &Overrides::default());
         assert_eq!(config.get("enable.auto.commit"), Some("false"));
         assert_eq!(config.get("auto.offset.reset"), Some("error"));
@@ -125,7 +131,8 @@ mod tests {
     #[test]
     fn the_consumer_protocol_gets_none_of_the_classic_settings() {
         let config = client(&kafka(GroupProtocol::Consumer, &[]), "pod", &Overrides::default());
-        for name in ["session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy"] {
+        for name in ["session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy"]
+        {
             assert_eq!(config.get(name), None, "{name}");
         }
         assert_eq!(config.get("group.protocol"), Some("consumer"));
@@ -142,8 +149,13 @@ mod tests {
     #[test]
     fn what_the_engine_sets_is_what_the_spec_refuses() {
         // The engine's defaults that a user may change are not in the list; all that wins over the user's must be.
-        for name in ["enable.auto.commit", "auto.offset.reset", "client.id", "isolation.level", "max.poll.interval.ms"]
-        {
+        for name in [
+            "enable.auto.commit",
+            "auto.offset.reset",
+            "client.id",
+            "isolation.level",
+            "max.poll.interval.ms",
+        ] {
             assert!(ENGINE_PROPERTIES.contains(&name), "{name}");
         }
         assert!(PROTOCOL_PROPERTIES.contains(&"session.timeout.ms"));

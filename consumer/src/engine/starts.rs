@@ -21,7 +21,10 @@ pub(super) struct Start {
 }
 
 /// Where these partitions begin, in their order: one request for the committed offsets, one for the logs' starts.
-pub(super) fn of<C: ConsumerContext>(consumer: &BaseConsumer<C>, partitions: &[(&str, i32)]) -> Vec<Start> {
+pub(super) fn of<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    partitions: &[(&str, i32)],
+) -> Vec<Start> {
     if partitions.is_empty() {
         return Vec::new();
     }

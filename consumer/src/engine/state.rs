@@ -187,10 +187,12 @@ impl State {
             self.last_batch = batch;
             partition.in_work += 1;
             self.meter.sent(pending.len() >= self.knobs.batch_size as usize);
-            let (tickets, records) = pending.into_iter().map(|one| ((one.slot, one.since), one.record)).unzip();
+            let (tickets, records) =
+                pending.into_iter().map(|one| ((one.slot, one.since), one.record)).unzip();
             let (epoch, token) = (partition.epoch, partition.cancel.clone());
             let since_millis = now_millis();
-            self.in_work.insert(batch, InWork { epoch, tickets, since: now, since_millis, told: false });
+            self.in_work
+                .insert(batch, InWork { epoch, tickets, since: now, since_millis, told: false });
             let records = Batch::new(records).with_cancellation(token);
             self.runtime.spawn(call(
                 Arc::clone(&self.handler),
@@ -210,7 +212,10 @@ impl State {
             Ordering::Key => {
                 let free = self.in_work.len() < concurrency;
                 let slots = if self.partitions.is_empty() { 0 } else { concurrency };
-                (slots, free && self.partitions.iter().any(|partition| partition.lanes.held_by_order()))
+                (
+                    slots,
+                    free && self.partitions.iter().any(|partition| partition.lanes.held_by_order()),
+                )
             }
         };
         Load { in_use: self.in_work.len(), slots, held_by_order }
@@ -230,21 +235,29 @@ impl State {
         self.status.handler_micros.add(completion.took.as_micros() as u64);
         self.status.panics.add(u64::from(completion.panicked));
         self.status.cancelled.add(u64::from(completion.outcomes.is_none()));
-        let Some(partition) = self.partitions.iter_mut().find(|partition| partition.epoch == work.epoch) else {
+        let Some(partition) =
+            self.partitions.iter_mut().find(|partition| partition.epoch == work.epoch)
+        else {
             // The partition went while this was in work: what is said of it no longer counts.
             self.status.stale.add(1);
             return;
         };
         partition.in_work -= 1;
-        let Some(outcomes) = completion.outcomes.filter(|_| !partition.cancel.is_cancelled()) else { return };
+        let Some(outcomes) = completion.outcomes.filter(|_| !partition.cancel.is_cancelled())
+        else {
+            return;
+        };
         self.meter.ended(now, completion.took);
-        let pending = completion.records.into_iter().zip(work.tickets).map(|(record, (slot, since))| {
-            let tries = record.attempt - 1;
-            Pending { record, slot, tries, since }
-        });
+        let pending =
+            completion.records.into_iter().zip(work.tickets).map(|(record, (slot, since))| {
+                let tries = record.attempt - 1;
+                Pending { record, slot, tries, since }
+            });
         let judge = Judge { backoff: self.backoff, now, now_millis: now_millis(), good: self.good };
         let tracker = &mut partition.tracker;
-        let verdict = partition.lanes.complete(pending.collect(), outcomes, &judge, |slot| tracker.done(slot));
+        let verdict = partition
+            .lanes
+            .complete(pending.collect(), outcomes, &judge, |slot| tracker.done(slot));
         partition.handled += verdict.done as u64;
         partition.open_bytes -= verdict.done_bytes.min(partition.open_bytes);
         partition.report_due |= verdict.newly_blocked > 0;
@@ -267,7 +280,15 @@ impl State {
                     "records fail again and again; their lanes are blocked and go on being tried at the longest backoff"
                 );
             } else {
-                tracing::debug!(topic, partition, offset, tries, failed = verdict.failed, reason, "records failed");
+                tracing::debug!(
+                    topic,
+                    partition,
+                    offset,
+                    tries,
+                    failed = verdict.failed,
+                    reason,
+                    "records failed"
+                );
             }
         }
     }
@@ -298,7 +319,8 @@ impl State {
         let before = (self.knobs, self.revision, self.tuning_broken);
         match read {
             Ok(tuning) => {
-                (self.knobs, self.revision, self.tuning_broken) = (tuning.knobs, tuning.revision, false);
+                (self.knobs, self.revision, self.tuning_broken) =
+                    (tuning.knobs, tuning.revision, false);
             }
             Err(error) => {
                 self.tuning_broken = true;
@@ -336,7 +358,8 @@ impl State {
             return;
         }
         self.shown_at = Some(now);
-        let sum = |of: fn(&Partition) -> usize| self.partitions.iter().map(of).sum::<usize>() as u64;
+        let sum =
+            |of: fn(&Partition) -> usize| self.partitions.iter().map(of).sum::<usize>() as u64;
         self.status.partitions.set(self.partitions.len() as u64);
         self.status.above_end.set(sum(|partition| usize::from(partition.above_end)));
         self.status.open.set(sum(|partition| partition.tracker.open()));
@@ -344,9 +367,13 @@ impl State {
         self.status.blocked_lanes.set(sum(|partition| partition.lanes.blocked_lanes()));
         self.status.waiting_lanes.set(sum(|partition| partition.lanes.waiting_lanes()));
         self.status.in_work.set(self.in_work.len() as u64);
-        self.status.set_oldest_call(self.in_work.values().map(|work| work.since_millis).min().unwrap_or(0));
+        self.status.set_oldest_call(
+            self.in_work.values().map(|work| work.since_millis).min().unwrap_or(0),
+        );
         let mut hung = 0;
-        for work in self.in_work.values_mut().filter(|work| now.duration_since(work.since) > HANGS_AFTER) {
+        for work in
+            self.in_work.values_mut().filter(|work| now.duration_since(work.since) > HANGS_AFTER)
+        {
             hung += 1;
             if !std::mem::replace(&mut work.told, true) {
                 tracing::error!(
@@ -370,7 +397,9 @@ impl State {
             return longest;
         }
         let next = self.partitions.iter().filter_map(|partition| partition.lanes.next_try()).min();
-        next.map_or(longest, |next| next.saturating_duration_since(now).clamp(Duration::from_millis(1), longest))
+        next.map_or(longest, |next| {
+            next.saturating_duration_since(now).clamp(Duration::from_millis(1), longest)
+        })
     }
 }
 
@@ -382,7 +411,9 @@ impl Partition {
         self.position_holds = false;
         let (topic, partition) = (&*self.topic, self.number);
         match code {
-            RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::NoOffset => {
+            RDKafkaErrorCode::AutoOffsetReset
+            | RDKafkaErrorCode::OffsetOutOfRange
+            | RDKafkaErrorCode::NoOffset => {
                 tracing::warn!(topic, partition, %code, reason, "the offset to go on at does not exist");
                 self.astray = Some(Instant::now());
             }
@@ -420,7 +451,11 @@ async fn call(
     let panicked = ended.is_err();
     let outcomes = ended.unwrap_or_else(|panic| {
         let said = panic_message(&*panic);
-        tracing::error!(topic = records.topic(), partition = records.partition(), "the handler panicked: {said}");
+        tracing::error!(
+            topic = records.topic(),
+            partition = records.partition(),
+            "the handler panicked: {said}"
+        );
         Some(Outcomes::retry(format!("the handler panicked: {said}")))
     });
     // The engine is gone only when nobody waits for this any more.
@@ -435,5 +470,9 @@ async fn call(
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("?")
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("?")
 }

@@ -45,7 +45,11 @@ impl Tracker {
 
     /// A record is done. Telling it twice changes nothing.
     pub(crate) fn done(&mut self, slot: Slot) {
-        let Some(entry) = slot.checked_sub(self.first).and_then(|i| self.entries.get_mut(i as usize)) else { return };
+        let Some(entry) =
+            slot.checked_sub(self.first).and_then(|i| self.entries.get_mut(i as usize))
+        else {
+            return;
+        };
         if entry.done {
             return;
         }
@@ -111,15 +115,23 @@ mod tests {
     fn the_commit_stays_below_the_first_record_that_is_not_done() {
         let mut tracker = Tracker::starting_at(Some(5));
         assert_eq!(tracker.committable(), Some(5));
-        let slots: Vec<_> = [5, 6, 9, 10].map(|offset| tracker.deliver(offset, Some(offset)).unwrap()).into();
+        let slots: Vec<_> =
+            [5, 6, 9, 10].map(|offset| tracker.deliver(offset, Some(offset)).unwrap()).into();
         tracker.done(slots[1]);
         tracker.done(slots[3]);
         assert_eq!((tracker.committable(), tracker.done_beyond(), tracker.open()), (Some(5), 2, 2));
         tracker.done(slots[0]);
-        assert_eq!((tracker.committable(), tracker.oldest_open()), (Some(9), Some(9)), "a gap is no record");
+        assert_eq!(
+            (tracker.committable(), tracker.oldest_open()),
+            (Some(9), Some(9)),
+            "a gap is no record"
+        );
         tracker.done(slots[2]);
         tracker.done(slots[2]);
-        assert_eq!((tracker.committable(), tracker.done_beyond(), tracker.open()), (Some(11), 0, 0));
+        assert_eq!(
+            (tracker.committable(), tracker.done_beyond(), tracker.open()),
+            (Some(11), 0, 0)
+        );
     }
 
     #[test]

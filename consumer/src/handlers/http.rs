@@ -157,11 +157,12 @@ impl HttpHandler {
 
     /// Makes one call and reads its answer to the end.
     async fn call(&self, call: Call, attempt: u32, several: bool) -> Verdict {
-        let error = match tokio::time::timeout(self.timeout, self.exchange(call, attempt, several)).await {
-            Ok(Ok(verdict)) => return verdict,
-            Ok(Err(error)) => error,
-            Err(_) => CallError::Timeout(self.timeout),
-        };
+        let error =
+            match tokio::time::timeout(self.timeout, self.exchange(call, attempt, several)).await {
+                Ok(Ok(verdict)) => return verdict,
+                Ok(Err(error)) => error,
+                Err(_) => CallError::Timeout(self.timeout),
+            };
         let (reason, after) = (error.to_string(), None);
         if matches!(error, CallError::Connect(_)) {
             Verdict::Unavailable { reason, after }
@@ -170,7 +171,12 @@ impl HttpHandler {
         }
     }
 
-    async fn exchange(&self, call: Call, attempt: u32, several: bool) -> Result<Verdict, CallError> {
+    async fn exchange(
+        &self,
+        call: Call,
+        attempt: u32,
+        several: bool,
+    ) -> Result<Verdict, CallError> {
         let mut request = Request::new(Full::new(call.body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.url.clone();
@@ -178,20 +184,29 @@ impl HttpHandler {
         headers.clone_from(&self.headers);
         headers.extend(call.headers);
         headers.insert("sluice-attempt", HeaderValue::from(attempt));
-        let answer = self
-            .client
-            .request(request)
-            .await
-            .map_err(|e| if e.is_connect() { CallError::Connect(chain(&e)) } else { CallError::Send(chain(&e)) })?;
+        let answer = self.client.request(request).await.map_err(|e| {
+            if e.is_connect() { CallError::Connect(chain(&e)) } else { CallError::Send(chain(&e)) }
+        })?;
         let (head, body) = answer.into_parts();
-        let announced = head.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+        let announced =
+            head.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
         if announced.is_some_and(|length| length > MAX_ANSWER) {
             return Err(CallError::TooLarge);
         }
         let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|e| {
-            if e.is::<LengthLimitError>() { CallError::TooLarge } else { CallError::Broken(chain(&*e)) }
+            if e.is::<LengthLimitError>() {
+                CallError::TooLarge
+            } else {
+                CallError::Broken(chain(&*e))
+            }
         })?;
-        Ok(answer::read(head.status, &head.headers, &body.to_bytes(), several, jiff::Timestamp::now()))
+        Ok(answer::read(
+            head.status,
+            &head.headers,
+            &body.to_bytes(),
+            several,
+            jiff::Timestamp::now(),
+        ))
     }
 
     /// Whether several records may be sent in one call now.
@@ -239,7 +254,12 @@ struct Delivery<'a> {
 
 impl<'a> Delivery<'a> {
     fn new(records: &'a [Record]) -> Self {
-        Self { records, outcomes: vec![None; records.len()], stopped: HashSet::new(), as_a_whole: None }
+        Self {
+            records,
+            outcomes: vec![None; records.len()],
+            stopped: HashSet::new(),
+            as_a_whole: None,
+        }
     }
 
     /// Sends all records, in order: in one call where the receiver and the size allow it.
@@ -253,9 +273,12 @@ impl<'a> Delivery<'a> {
                 [index] => http.encoder.one(&self.records[index]),
                 _ => http.encoder.many(indices.iter().map(|&index| &self.records[index])),
             };
-            let attempt = indices.iter().map(|&index| self.records[index].attempt()).max().unwrap_or(1);
+            let attempt =
+                indices.iter().map(|&index| self.records[index].attempt()).max().unwrap_or(1);
             match http.call(call, attempt, several).await {
-                Verdict::Done => indices.iter().for_each(|&index| self.outcomes[index] = Some(Outcome::Done)),
+                Verdict::Done => {
+                    indices.iter().for_each(|&index| self.outcomes[index] = Some(Outcome::Done))
+                }
                 Verdict::Partly(failed) => self.partly(&indices, &failed),
                 Verdict::Refused { media_type, .. } if several => {
                     if media_type {
@@ -302,10 +325,13 @@ impl<'a> Delivery<'a> {
 
     /// Takes a partial answer.
     fn partly(&mut self, indices: &[usize], failed: &HashMap<String, Item>) {
-        let ids: Vec<String> = indices.iter().map(|&index| event::id(&self.records[index])).collect();
+        let ids: Vec<String> =
+            indices.iter().map(|&index| event::id(&self.records[index])).collect();
         if let Some(unknown) = failed.keys().find(|id| !ids.contains(id)) {
             // Whatever it means, it is not that the rest is done.
-            let reason = format!("the receiver's answer names a failed item that was not in the call: {unknown:?}");
+            let reason = format!(
+                "the receiver's answer names a failed item that was not in the call: {unknown:?}"
+            );
             return self.stop(indices, &Outcome::retry(reason));
         }
         for (&index, id) in indices.iter().zip(&ids) {
@@ -314,10 +340,15 @@ impl<'a> Delivery<'a> {
                 continue;
             };
             let reason = match reason {
-                Some(reason) => format!("the receiver listed the record in batchItemFailures: {reason}"),
+                Some(reason) => {
+                    format!("the receiver listed the record in batchItemFailures: {reason}")
+                }
                 None => "the receiver listed the record in batchItemFailures".to_owned(),
             };
-            self.stop(&[index], &if *dead { Outcome::dead(reason) } else { Outcome::retry(reason) });
+            self.stop(
+                &[index],
+                &if *dead { Outcome::dead(reason) } else { Outcome::retry(reason) },
+            );
         }
     }
 
@@ -338,7 +369,9 @@ impl<'a> Delivery<'a> {
     fn outcomes(self) -> Outcomes {
         match self.as_a_whole {
             Some(outcome) => Outcomes::All(outcome),
-            None => Outcomes::Each(self.outcomes.into_iter().map(|o| o.unwrap_or(Outcome::NotTried)).collect()),
+            None => Outcomes::Each(
+                self.outcomes.into_iter().map(|o| o.unwrap_or(Outcome::NotTried)).collect(),
+            ),
         }
     }
 }
@@ -353,7 +386,9 @@ fn address(text: &str) -> Result<Uri, Error> {
     match url.authority() {
         None => Err(error("it names no host")),
         // The client would drop them; and a password does not belong into a ConfigMap.
-        Some(authority) if authority.as_str().contains('@') => Err(error("it carries a user name; write it without")),
+        Some(authority) if authority.as_str().contains('@') => {
+            Err(error("it carries a user name; write it without"))
+        }
         Some(_) => Ok(url),
     }
 }
@@ -361,14 +396,21 @@ fn address(text: &str) -> Result<Uri, Error> {
 /// The headers of every call.
 fn fixed_headers(spec: &Spec) -> Result<HeaderMap, Error> {
     let mut headers = HeaderMap::with_capacity(spec.headers.len() + 20);
-    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("sluice/", env!("CARGO_PKG_VERSION"))));
+    headers.insert(
+        USER_AGENT,
+        HeaderValue::from_static(concat!("sluice/", env!("CARGO_PKG_VERSION"))),
+    );
     for (name, value) in &spec.headers {
         let error = |why| Error::Header { name: name.clone(), why };
         let key = HeaderName::try_from(name).map_err(|_| error("is no header name"))?;
         if RESERVED.contains(&key.as_str()) || key.as_str().starts_with("ce-") {
             return Err(error("is written by the handler itself; remove it"));
         }
-        headers.insert(key, HeaderValue::try_from(value).map_err(|_| error("has a value that no header can carry"))?);
+        headers.insert(
+            key,
+            HeaderValue::try_from(value)
+                .map_err(|_| error("has a value that no header can carry"))?,
+        );
     }
     Ok(headers)
 }
@@ -378,7 +420,9 @@ fn fixed_headers(spec: &Spec) -> Result<HeaderMap, Error> {
 fn tls(needed: bool) -> Result<ClientConfig, Error> {
     // Named, because a process in which two crates ask for two providers has no default.
     let provider = Arc::new(ring::default_provider());
-    let builder = || ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+    let builder = || {
+        ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()
+    };
     if !needed {
         return Ok(builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth());
     }

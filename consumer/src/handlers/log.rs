@@ -93,7 +93,8 @@ fn now_ms() -> f64 {
 
 /// The line of a batch, with its end.
 fn line(records: &[Record], started: f64, at: f64, pod: &str) -> String {
-    let (topic, partition) = records.first().map_or(("", -1), |record| (record.topic(), record.partition()));
+    let (topic, partition) =
+        records.first().map_or(("", -1), |record| (record.topic(), record.partition()));
     let mut text = String::with_capacity(160);
     // Writing into a String cannot fail.
     let _ = writeln!(
@@ -112,7 +113,11 @@ fn ranges(offsets: impl IntoIterator<Item = i64>) -> String {
     let mut close = |(first, last): (i64, i64)| {
         let comma = if text.is_empty() { "" } else { "," };
         // Writing into a String cannot fail.
-        let _ = if first == last { write!(text, "{comma}{first}") } else { write!(text, "{comma}{first}-{last}") };
+        let _ = if first == last {
+            write!(text, "{comma}{first}")
+        } else {
+            write!(text, "{comma}{first}-{last}")
+        };
     };
     let mut open: Option<(i64, i64)> = None;
     for offset in offsets {
@@ -150,7 +155,8 @@ impl Pace {
     /// Begins a call, and says when its time is over: before its start when its slot owes more than the call takes.
     fn start(&self, records: usize, now: Instant) -> Instant {
         let debt = self.free().pop().unwrap_or_default();
-        let length = self.per_batch + self.per_record.saturating_mul(u32::try_from(records).unwrap_or(u32::MAX));
+        let length = self.per_batch
+            + self.per_record.saturating_mul(u32::try_from(records).unwrap_or(u32::MAX));
         // The clock is that of the machine's start; in its first 100 ms nobody owes anything.
         (now + length).checked_sub(debt).unwrap_or(now)
     }
@@ -202,7 +208,10 @@ mod tests {
     fn a_timer_that_wakes_up_late_does_not_lower_the_rate() {
         for late in [Duration::ZERO, MS / 3, MS, 5 * MS, 30 * MS] {
             let took = run(&Pace::new(2 * MS, Duration::ZERO), 1_000, 1, 1, late);
-            assert!((1_998..=2_032).contains(&took), "1000 records at 500/s took {took} ms, waking up {late:?} late");
+            assert!(
+                (1_998..=2_032).contains(&took),
+                "1000 records at 500/s took {took} ms, waking up {late:?} late"
+            );
         }
     }
 
@@ -260,7 +269,8 @@ mod tests {
         let handler = LogHandler::with_output(&Spec::default(), "orders-x2x2x", Vec::new());
         assert_eq!(handler.handle(&batch(&[5, 6, 9])).await, Outcomes::done());
         let text = String::from_utf8(handler.out.into_inner().unwrap()).unwrap();
-        let line: serde_json::Value = serde_json::from_str(text.strip_suffix('\n').unwrap()).unwrap();
+        let line: serde_json::Value =
+            serde_json::from_str(text.strip_suffix('\n').unwrap()).unwrap();
         let handled = &line["handled"];
         assert_eq!(handled["topic"], "orders");
         assert_eq!(handled["partition"], 3);
@@ -272,7 +282,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_batch_that_was_cancelled_is_neither_written_nor_done() {
-        let spec = Spec { delay_per_batch: Some(sluice_crds::Duration::from_secs(10)), ..Spec::default() };
+        let spec =
+            Spec { delay_per_batch: Some(sluice_crds::Duration::from_secs(10)), ..Spec::default() };
         let handler = LogHandler::with_output(&spec, "p", Vec::new());
         let token = CancellationToken::new();
         let batch = batch(&[1]).with_cancellation(token.clone());

@@ -37,7 +37,9 @@ pub enum Error {
 /// When it asks for a custom one, or for something that cannot be made.
 pub fn from_config(config: &ConsumerConfig, pod: &str) -> Result<Arc<dyn Handler>, Error> {
     match &config.handler {
-        Choice { http: Some(spec), .. } => Ok(Arc::new(http::HttpHandler::new(spec, &config.kafka.group_id)?)),
+        Choice { http: Some(spec), .. } => {
+            Ok(Arc::new(http::HttpHandler::new(spec, &config.kafka.group_id)?))
+        }
         Choice { log: Some(spec), .. } => Ok(Arc::new(log::LogHandler::new(spec, pod))),
         Choice { custom: Some(_), .. } => Err(Error::Custom),
         Choice { .. } => Err(Error::Unknown),
@@ -59,7 +61,9 @@ mod tests {
 
     #[tokio::test]
     async fn the_stock_consumer_makes_what_it_has_and_says_what_to_do_for_what_it_has_not() {
-        assert!(from_config(&config("{http: {url: 'http://orders.shop.svc/records'}}"), "p").is_ok());
+        assert!(
+            from_config(&config("{http: {url: 'http://orders.shop.svc/records'}}"), "p").is_ok()
+        );
         assert!(from_config(&config("{log: {}}"), "p").is_ok());
         for (handler, says) in [
             ("{custom: {}}", "pod.image"),
@@ -67,7 +71,8 @@ mod tests {
             ("{exec: {}}", "newer image"),
             ("{http: {url: 'orders'}}", "http://"),
         ] {
-            let error = from_config(&config(handler), "p").err().map(|e| e.to_string()).unwrap_or_default();
+            let error =
+                from_config(&config(handler), "p").err().map(|e| e.to_string()).unwrap_or_default();
             assert!(error.contains(says), "{handler}: {error}");
         }
     }

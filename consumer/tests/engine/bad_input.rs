@@ -55,11 +55,17 @@ async fn a_committed_offset_below_the_log_starts_at_the_log_and_counts_what_is_l
         let (start, end) = world.log(0);
         assert!(start > 0, "the mock deleted some");
         let book = Recorder::new("a");
-        let member = world.member("a", protocol, world.config(), None).start(Arc::new(book.clone())).unwrap();
+        let member = world
+            .member("a", protocol, world.config(), None)
+            .start(Arc::new(book.clone()))
+            .unwrap();
         let all = (end - start) as usize + 1;
         eventually("what is left is handled", || book.done() == all).await;
         assert_eq!(member.status().records_lost.get(), start as u64);
-        eventually("the report says so", || world.report(0).is_some_and(|report| report.lost == start as u64)).await;
+        eventually("the report says so", || {
+            world.report(0).is_some_and(|report| report.lost == start as u64)
+        })
+        .await;
         eventually("all is committed", || world.committed(2)[&0].0 == end).await;
         assert_eq!(book.log().len(), all, "and the other partition's record came once");
         stop(member).await;
@@ -77,15 +83,18 @@ async fn a_committed_offset_above_the_log_stops_that_partition_alone() {
     let book = Recorder::new("a");
     let member = world.start("a", book.clone());
     eventually("the partition stands", || member.status().above_end.get() == 1).await;
-    eventually("the report says so", || world.report(0).is_some_and(|report| report.above_end)).await;
+    eventually("the report says so", || world.report(0).is_some_and(|report| report.above_end))
+        .await;
     eventually("the other one is handled", || book.done() == 1).await;
     assert_eq!(world.committed(2)[&0].0, 3, "and nothing was decided for its owner");
     // The log grows past it: the records from there on are handled.
     (0..5).for_each(|_| world.send_to(0, None, Some(b"y")));
     world.flush();
-    eventually("it goes on by itself", || book.done() == 4 && member.status().above_end.get() == 0).await;
+    eventually("it goes on by itself", || book.done() == 4 && member.status().above_end.get() == 0)
+        .await;
     eventually("all is committed", || world.lag(2) == 0).await;
-    let offsets: Vec<i64> = book.log().iter().filter(|one| one.partition == 0).map(|one| one.offset).collect();
+    let offsets: Vec<i64> =
+        book.log().iter().filter(|one| one.partition == 0).map(|one| one.offset).collect();
     assert_eq!(offsets, [3, 4, 5]);
     stop(member).await;
 }
@@ -96,14 +105,18 @@ async fn an_unknown_topic_is_not_ready_not_created_and_found_when_it_comes() {
         let world = World::new(1);
         let mut config = world.config();
         config.kafka.topics = vec!["later".into()];
-        let member = world.member("a", protocol, config, None).start(Arc::new(Recorder::new("a"))).unwrap();
+        let member =
+            world.member("a", protocol, config, None).start(Arc::new(Recorder::new("a"))).unwrap();
         // Longer than a group needs to form, as nothing tells that something does not happen.
         tokio::time::sleep(Duration::from_secs(4)).await;
         assert!(!member.status().ready() && member.status().partitions.get() == 0, "{protocol:?}");
         world.mock.create_topic("later", 2, 1).unwrap();
         // The mock's side of the consumer protocol gives partitions only when members come or go.
         let all = if protocol == Protocol::Consumer { 0 } else { 2 };
-        eventually("it is found", || member.status().partitions.get() == all && member.status().ready()).await;
+        eventually("it is found", || {
+            member.status().partitions.get() == all && member.status().ready()
+        })
+        .await;
         stop(member).await;
     }
 }
@@ -113,7 +126,8 @@ async fn without_a_broker_a_pod_is_alive_not_ready_and_stops_when_asked() {
     let world = World::new(1);
     let mut config = world.config();
     config.kafka.bootstrap_servers = "127.0.0.1:1".into();
-    let consumer = Consumer::new(config).tuning_dir(world.tuning.path()).overrides(Overrides::default());
+    let consumer =
+        Consumer::new(config).tuning_dir(world.tuning.path()).overrides(Overrides::default());
     let member = consumer.start(Arc::new(Recorder::new("a"))).unwrap();
     eventually("the client complains", || member.status().client_errors.get() > 0).await;
     assert!(!member.status().ready());

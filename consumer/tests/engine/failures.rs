@@ -36,8 +36,8 @@ fn is_key(record: &Record, key: &str) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_that_fails_is_tried_again_while_other_keys_go_on() {
     let world = World::new(1);
-    let book =
-        Recorder::new("a").answering(|batch, _| each(batch, |record| is_key(record, "k3") && record.attempt() < 3));
+    let book = Recorder::new("a")
+        .answering(|batch, _| each(batch, |record| is_key(record, "k3") && record.attempt() < 3));
     world.send_many(100, 10);
     let member = world.start("a", book.clone());
     eventually("all is handled", || book.done() == 100).await;
@@ -53,8 +53,9 @@ async fn a_blocked_lane_is_reported_holds_the_commit_and_recovers_by_itself() {
     let healthy = Arc::new(AtomicBool::new(false));
     let book = {
         let healthy = Arc::clone(&healthy);
-        Recorder::new("a")
-            .answering(move |batch, _| each(batch, |record| is_key(record, "k3") && !healthy.load(SeqCst)))
+        Recorder::new("a").answering(move |batch, _| {
+            each(batch, |record| is_key(record, "k3") && !healthy.load(SeqCst))
+        })
     };
     world.send_many(100, 10);
     let member = world.start("a", book.clone());
@@ -62,8 +63,9 @@ async fn a_blocked_lane_is_reported_holds_the_commit_and_recovers_by_itself() {
     eventually("the lane is blocked", || member.status().blocked_lanes.get() == 1).await;
     let told = || {
         world.report(0).is_some_and(|report| {
-            report.blocked.is_some_and(|blocked| blocked.offset == 3 && blocked.lanes == 1 && blocked.attempts > 3)
-                && report.done_beyond == 87
+            report.blocked.is_some_and(|blocked| {
+                blocked.offset == 3 && blocked.lanes == 1 && blocked.attempts > 3
+            }) && report.done_beyond == 87
                 && report.open == 10
         })
     };
@@ -84,13 +86,17 @@ async fn a_receiver_that_is_away_blocks_all_and_all_recovers() {
         let healthy = Arc::new(AtomicBool::new(false));
         let book = {
             let healthy = Arc::clone(&healthy);
-            Recorder::new("a")
-                .answering(move |_, _| if healthy.load(SeqCst) { Outcomes::done() } else { Outcomes::retry("503") })
+            Recorder::new("a").answering(move |_, _| {
+                if healthy.load(SeqCst) { Outcomes::done() } else { Outcomes::retry("503") }
+            })
         };
         world.send_many(400, 50);
         let mut config = world.config();
         config.ordering = ordering;
-        let member = world.member("a", Protocol::Consumer, config, None).start(Arc::new(book.clone())).unwrap();
+        let member = world
+            .member("a", Protocol::Consumer, config, None)
+            .start(Arc::new(book.clone()))
+            .unwrap();
         eventually("lanes are blocked", || member.status().blocked_lanes.get() >= 2).await;
         assert_eq!(book.done(), 0);
         healthy.store(true, SeqCst);
@@ -121,7 +127,11 @@ async fn a_dead_record_blocks_its_lane_at_once_and_is_not_skipped() {
     let world = World::new(1);
     let book = Recorder::new("a").answering(|batch, _| {
         let outcome = |record: &Record| {
-            if is_key(record, "k1") && record.attempt() < 3 { Outcome::dead("bad") } else { Outcome::Done }
+            if is_key(record, "k1") && record.attempt() < 3 {
+                Outcome::dead("bad")
+            } else {
+                Outcome::Done
+            }
         };
         Outcomes::Each(batch.records().iter().map(outcome).collect())
     });
@@ -140,7 +150,8 @@ async fn records_behind_a_blocked_lane_are_bounded() {
     let mut config = world.config();
     config.ordering = Ordering::Partition;
     world.send_many(5_000, 10);
-    let member = world.member("a", Protocol::Consumer, config, None).start(Arc::new(book.clone())).unwrap();
+    let member =
+        world.member("a", Protocol::Consumer, config, None).start(Arc::new(book.clone())).unwrap();
     eventually("the lane is blocked", || member.status().blocked_lanes.get() == 1).await;
     // As long as ten fetches would take.
     tokio::time::sleep(Duration::from_millis(500)).await;

@@ -121,7 +121,10 @@ async fn what_is_said_of_a_lost_partition_no_longer_counts() {
     eventually("it is in work", || member.status().in_work.get() == 1).await;
     let unknown = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID; 3];
     world.mock.request_errors(RDKafkaApiKey::Heartbeat, &unknown);
-    eventually("what was in work is cancelled, without a drain", || member.status().stale.get() == 1).await;
+    eventually("what was in work is cancelled, without a drain", || {
+        member.status().stale.get() == 1
+    })
+    .await;
     world.mock.clear_request_errors(RDKafkaApiKey::Heartbeat);
     release.add_permits(1);
     eventually("it is handled by the next owner", || book.done() == 1).await;
@@ -147,11 +150,16 @@ async fn a_member_without_partitions_is_ready() {
     for protocol in [Protocol::Cooperative, Protocol::Consumer] {
         let world = World::new(1);
         let book = Recorder::new("a");
-        let start = |pod| world.member(pod, protocol, world.config(), None).start(Arc::new(book.of(pod))).unwrap();
+        let start = |pod| {
+            world.member(pod, protocol, world.config(), None).start(Arc::new(book.of(pod))).unwrap()
+        };
         let (a, b) = (start("a"), start("b"));
         joined(a.status()).await;
         joined(b.status()).await;
-        eventually("one has the partition", || a.status().partitions.get() + b.status().partitions.get() == 1).await;
+        eventually("one has the partition", || {
+            a.status().partitions.get() + b.status().partitions.get() == 1
+        })
+        .await;
         assert!(a.status().ready() && b.status().ready(), "{protocol:?}");
         stop(a).await;
         stop(b).await;
@@ -179,10 +187,19 @@ async fn every_commit_carries_a_report_and_the_lag_gets_to_zero_by_itself() {
     let book = Recorder::new("a").with_delay(Duration::from_millis(5));
     world.send_many(300, 10);
     let member = world.start("orders-1", book.clone());
-    eventually("all is committed", || world.committed(1).get(&0).is_some_and(|(offset, _)| *offset == 300)).await;
+    eventually("all is committed", || {
+        world.committed(1).get(&0).is_some_and(|(offset, _)| *offset == 300)
+    })
+    .await;
     let report = world.report(0).unwrap();
-    assert_eq!((report.pod.as_str(), report.handled, report.pod_handled, report.open), ("orders-1", 300, 300, 0));
-    assert_eq!((report.partitions, report.revision, report.tuning_broken, report.blocked), (1, 0, false, None));
+    assert_eq!(
+        (report.pod.as_str(), report.handled, report.pod_handled, report.open),
+        ("orders-1", 300, 300, 0)
+    );
+    assert_eq!(
+        (report.partitions, report.revision, report.tuning_broken, report.blocked),
+        (1, 0, false, None)
+    );
     assert!(report.slot_seconds > 0.05 && report.handler_p99_ms >= 5.0, "{report:?}");
     assert!(report.epoch > 0 && report.sequence > 0 && report.at >= report.boot, "{report:?}");
     stop(member).await;
@@ -193,12 +210,19 @@ async fn every_commit_carries_a_report_and_the_lag_gets_to_zero_by_itself() {
 async fn a_pod_that_stands_still_still_reports() {
     let world = World::new(1);
     world.send_many(1, 1);
-    let member =
-        world.start("a", Waits { book: Recorder::new("a"), release: Arc::new(tokio::sync::Semaphore::new(0)) });
-    eventually("it reports what is open", || world.report(0).is_some_and(|report| report.open == 1)).await;
+    let member = world.start(
+        "a",
+        Waits { book: Recorder::new("a"), release: Arc::new(tokio::sync::Semaphore::new(0)) },
+    );
+    eventually("it reports what is open", || {
+        world.report(0).is_some_and(|report| report.open == 1)
+    })
+    .await;
     let first = world.report(0).unwrap();
     assert!(first.oldest_open.is_some() && first.handled == 0);
-    let next = || world.report(0).is_some_and(|report| report.sequence > first.sequence && report.busy > 0.2);
+    let next = || {
+        world.report(0).is_some_and(|report| report.sequence > first.sequence && report.busy > 0.2)
+    };
     eventually("it reports again, and that its slot is in use", next).await;
     let (since, before) = (Instant::now(), member.status().commits.get());
     eventually("it commits again and again", || member.status().commits.get() >= before + 3).await;

@@ -35,21 +35,29 @@ async fn new_knobs_are_taken_when_the_file_changes_and_a_broken_one_keeps_the_ol
     let book = Recorder::new("a");
     let member = world.start("a", book.clone());
     let status = Arc::clone(member.status());
-    let in_force =
-        || (status.revision.get(), status.batch_size.get(), status.concurrency.get(), status.tuning_broken());
+    let in_force = || {
+        (
+            status.revision.get(),
+            status.batch_size.get(),
+            status.concurrency.get(),
+            status.tuning_broken(),
+        )
+    };
     eventually("the file counts from the start", || in_force() == (1, 7, 2, false)).await;
     joined(&status).await;
 
     write(folder, "2", &knobs(2, 3, 5));
     eventually("the new knobs are in force", || in_force() == (2, 3, 5, false)).await;
-    eventually("the report says so", || world.report(0).is_some_and(|report| report.revision == 2)).await;
+    eventually("the report says so", || world.report(0).is_some_and(|report| report.revision == 2))
+        .await;
     world.send_many(20, 20);
     eventually("it works", || book.done() == 20).await;
 
     write(folder, "3", "batchSize: many\n");
     eventually("a broken file is noticed", || status.tuning_broken()).await;
     assert_eq!(in_force(), (2, 3, 5, true), "and the knobs stay");
-    let told = || world.report(0).is_some_and(|report| report.tuning_broken && report.revision == 2);
+    let told =
+        || world.report(0).is_some_and(|report| report.tuning_broken && report.revision == 2);
     eventually("the report says so", told).await;
     world.send_many(20, 20);
     eventually("it goes on working", || book.done() == 40).await;
@@ -67,7 +75,8 @@ async fn with_rebalance_new_knobs_wait_for_one() {
     let mut config = world.config();
     config.apply_on = ApplyOn::Rebalance;
     let book = Recorder::new("a");
-    let a = world.member("a", Protocol::Consumer, config, None).start(Arc::new(book.clone())).unwrap();
+    let a =
+        world.member("a", Protocol::Consumer, config, None).start(Arc::new(book.clone())).unwrap();
     eventually("it has its partitions", || a.status().partitions.get() == 2).await;
     write(folder, "2", &knobs(2, 3, 5));
     // As long as four looks at the file would take.

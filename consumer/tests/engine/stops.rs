@@ -71,12 +71,15 @@ async fn what_outlasts_the_drain_is_cancelled_and_handled_again() {
     world.send_many(5, 5);
     let mut config = world.config();
     config.drain_timeout = Length::from_millis(300);
-    let mut member = world.member("a", Protocol::Consumer, config, None).start(Arc::new(Hangs)).unwrap();
+    let mut member =
+        world.member("a", Protocol::Consumer, config, None).start(Arc::new(Hangs)).unwrap();
     eventually("it is in work", || member.status().in_work.get() > 0).await;
     let since = Instant::now();
     member.stop();
     tokio::time::timeout(DEADLINE, member.ended()).await.unwrap().unwrap();
-    assert!(since.elapsed() >= Duration::from_millis(300) && since.elapsed() < Duration::from_secs(5));
+    assert!(
+        since.elapsed() >= Duration::from_millis(300) && since.elapsed() < Duration::from_secs(5)
+    );
     let book = Recorder::new("b");
     let next = world.start("b", book.clone());
     eventually("all is handled", || book.done() == 5).await;
@@ -87,7 +90,8 @@ async fn what_outlasts_the_drain_is_cancelled_and_handled_again() {
 async fn a_second_signal_cuts_the_drain_short() {
     let world = World::new(1);
     world.send_many(5, 5);
-    let mut member = world.member("a", Protocol::Consumer, world.config(), None).start(Arc::new(Hangs)).unwrap();
+    let mut member =
+        world.member("a", Protocol::Consumer, world.config(), None).start(Arc::new(Hangs)).unwrap();
     eventually("it is in work", || member.status().in_work.get() > 0).await;
     let since = Instant::now();
     member.stop();

@@ -63,7 +63,10 @@ impl Sender {
     /// Sends a record with this key; its payload is the number of records sent before.
     pub fn send(&self, key: &str) {
         let payload = self.produced.fetch_add(1, SeqCst).to_string();
-        self.producer.send(BaseRecord::to(TOPIC).key(key).payload(&payload)).map_err(|(error, _)| error).unwrap();
+        self.producer
+            .send(BaseRecord::to(TOPIC).key(key).payload(&payload))
+            .map_err(|(error, _)| error)
+            .unwrap();
     }
 
     pub fn flush(&self) {
@@ -84,7 +87,13 @@ impl World {
             .create()
             .unwrap();
         let sender = Arc::new(Sender { producer, produced: AtomicUsize::new(0) });
-        Self { mock, sender, servers, outsider: OnceLock::new(), tuning: tempfile::tempdir().unwrap() }
+        Self {
+            mock,
+            sender,
+            servers,
+            outsider: OnceLock::new(),
+            tuning: tempfile::tempdir().unwrap(),
+        }
     }
 
     /// Sends `count` records over `keys` keys.
@@ -164,7 +173,12 @@ impl World {
 
     /// A client that is no member: made once, since closing one takes a second.
     fn outsider(&self) -> &BaseConsumer {
-        let create = || ClientConfig::new().set("bootstrap.servers", &self.servers).set("group.id", GROUP).create();
+        let create = || {
+            ClientConfig::new()
+                .set("bootstrap.servers", &self.servers)
+                .set("group.id", GROUP)
+                .create()
+        };
         self.outsider.get_or_init(|| create().unwrap())
     }
 
@@ -179,7 +193,9 @@ impl World {
         };
         list.elements()
             .iter()
-            .filter_map(|one| Some((one.partition(), (offset(one.offset())?, one.metadata().to_owned()))))
+            .filter_map(|one| {
+                Some((one.partition(), (offset(one.offset())?, one.metadata().to_owned())))
+            })
             .collect()
     }
 
@@ -203,7 +219,9 @@ impl World {
     /// Records that are not committed.
     pub fn lag(&self, partitions: i32) -> i64 {
         let committed = self.committed(partitions);
-        (0..partitions).map(|p| self.log(p).1 - committed.get(&p).map_or(0, |(offset, _)| *offset)).sum()
+        (0..partitions)
+            .map(|p| self.log(p).1 - committed.get(&p).map_or(0, |(offset, _)| *offset))
+            .sum()
     }
 }
 
@@ -253,7 +271,10 @@ impl Recorder {
     }
 
     /// Answers so; the number is that of the call, from 0.
-    pub fn answering(self, answer: impl Fn(&Batch, usize) -> Outcomes + Send + Sync + 'static) -> Self {
+    pub fn answering(
+        self,
+        answer: impl Fn(&Batch, usize) -> Outcomes + Send + Sync + 'static,
+    ) -> Self {
         Self { answer: Arc::new(answer), ..self }
     }
 
@@ -269,7 +290,11 @@ impl Recorder {
     /// Records that are done, those that came twice counted once.
     pub fn different(&self) -> usize {
         let log = self.log.lock().unwrap();
-        log.iter().filter(|one| one.done).map(|one| (one.partition, one.offset)).collect::<HashSet<_>>().len()
+        log.iter()
+            .filter(|one| one.done)
+            .map(|one| (one.partition, one.offset))
+            .collect::<HashSet<_>>()
+            .len()
     }
 
     pub fn done_by(&self, pod: &str) -> usize {
@@ -287,7 +312,10 @@ impl Recorder {
             }
             if given.insert((one.partition, one.offset)) {
                 let before = last.insert(one.key.clone().unwrap(), one.offset);
-                assert!(before.is_none_or(|before| before < one.offset), "out of order: {one:?} after {before:?}");
+                assert!(
+                    before.is_none_or(|before| before < one.offset),
+                    "out of order: {one:?} after {before:?}"
+                );
             }
         }
         assert_eq!(done.len(), produced, "lost");
@@ -302,7 +330,10 @@ impl Recorder {
             *seen.entry((one.partition, one.offset)).or_default() += 1;
             let key = one.key.clone().unwrap_or_else(|| format!("none{}", one.offset).into_bytes());
             let before = last.insert(key, one.offset);
-            assert!(before.is_none_or(|before| before < one.offset), "out of order: {one:?} after {before:?}");
+            assert!(
+                before.is_none_or(|before| before < one.offset),
+                "out of order: {one:?} after {before:?}"
+            );
         }
         let twice = seen.values().filter(|times| **times > 1).count();
         assert_eq!((seen.len(), twice), (produced, 0), "(handled, duplicated) of {produced}");

@@ -42,6 +42,10 @@ pub struct Retry {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { max_retries: 3, min_backoff: Duration::from_millis(200), max_backoff: Duration::from_secs(10) }
+        Self {
+            max_retries: 3,
+            min_backoff: Duration::from_millis(200),
+            max_backoff: Duration::from_secs(10),
+        }
     }
 }

@@ -15,11 +15,17 @@ use serde::{Deserialize, Serialize};
 )]
 pub struct Kafka {
     /// Addresses of one or more brokers, `host:port` separated by commas.
-    #[schemars(length(min = 1, max = 2048), regex(pattern = r"^[^\s,]+:[0-9]{1,5}(,[^\s,]+:[0-9]{1,5})*$"))]
+    #[schemars(
+        length(min = 1, max = 2048),
+        regex(pattern = r"^[^\s,]+:[0-9]{1,5}(,[^\s,]+:[0-9]{1,5})*$")
+    )]
     pub bootstrap_servers: String,
 
     /// The topics to consume, 1 to 64. They must exist: nothing here creates a topic.
-    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 249), regex(pattern = r"^[a-zA-Z0-9._-]+$")))]
+    #[schemars(
+        length(min = 1, max = 64),
+        inner(length(min = 1, max = 249), regex(pattern = r"^[a-zA-Z0-9._-]+$"))
+    )]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub topics: Vec<String>,
 
@@ -111,14 +117,20 @@ pub const PROTOCOL_PROPERTIES: &[&str] = &[
 ];
 
 /// Settings that load code into the pod.
-pub const CODE_PROPERTIES: &[&str] = &["plugin.library.paths", "ssl.engine.location", "ssl.engine.id"];
+pub const CODE_PROPERTIES: &[&str] =
+    &["plugin.library.paths", "ssl.engine.location", "ssl.engine.id"];
 
 /// Prefixes of settings that carry or point at secrets.
 pub const SECRET_PREFIXES: &[&str] = &["sasl.", "ssl.", "https."];
 
 fn properties_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    let list = |names: &[&str]| names.iter().map(|n| format!("'{n}'")).collect::<Vec<_>>().join(", ");
-    let prefixes = SECRET_PREFIXES.iter().map(|p| format!("!k.startsWith('{p}')")).collect::<Vec<_>>().join(" && ");
+    let list =
+        |names: &[&str]| names.iter().map(|n| format!("'{n}'")).collect::<Vec<_>>().join(", ");
+    let prefixes = SECRET_PREFIXES
+        .iter()
+        .map(|p| format!("!k.startsWith('{p}')"))
+        .collect::<Vec<_>>()
+        .join(" && ");
     schemars::json_schema!({
         "type": "object",
         "maxProperties": 64,

@@ -107,7 +107,9 @@ pub struct KafkaConsumerSpec {
 }
 
 /// An ordering domain inside a pod.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub enum Ordering {
     /// Records with the same key are handled one after the other; others may overtake. Records without a key have no order among them.
     #[default]

@@ -27,7 +27,9 @@ Durations are numbers with units (`h`, `m`, `s`, `ms`): `500ms`, `90s`, `1h30m`.
 pub fn reference_md() -> String {
     let mut page = INTRODUCTION.to_owned();
     for version in crd().spec.versions {
-        let Some(root) = version.schema.and_then(|schema| schema.open_api_v3_schema) else { continue };
+        let Some(root) = version.schema.and_then(|schema| schema.open_api_v3_schema) else {
+            continue;
+        };
         for message in rules(&root) {
             let _ = write!(page, "\nRule: {message}.\n");
         }

@@ -27,7 +27,9 @@ pub(super) const KUBERNETES_TYPES: &[&str] = &[
 pub fn crd() -> CustomResourceDefinition {
     let mut crd = KafkaConsumer::crd();
     for version in &mut crd.spec.versions {
-        let Some(root) = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut()) else { continue };
+        let Some(root) = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut()) else {
+            continue;
+        };
         visit(root, &mut drop_rust_formats);
         let pod = root
             .properties
@@ -68,7 +70,11 @@ pub fn crd_yaml(kept: bool) -> Result<String, serde_yaml::Error> {
 
 /// API servers warn about formats that they do not know, and Rust's number types have such.
 fn drop_rust_formats(schema: &mut JSONSchemaProps) {
-    if schema.format.as_deref().is_some_and(|f| f.starts_with("uint") || f == "double" || f == "int8" || f == "int16") {
+    if schema
+        .format
+        .as_deref()
+        .is_some_and(|f| f.starts_with("uint") || f == "double" || f == "int8" || f == "int16")
+    {
         schema.format = None;
     }
 }
@@ -80,7 +86,9 @@ fn visit(schema: &mut JSONSchemaProps, apply: &mut dyn FnMut(&mut JSONSchemaProp
     }
     match &mut schema.items {
         Some(JSONSchemaPropsOrArray::Schema(child)) => visit(child, apply),
-        Some(JSONSchemaPropsOrArray::Schemas(children)) => children.iter_mut().for_each(|c| visit(c, apply)),
+        Some(JSONSchemaPropsOrArray::Schemas(children)) => {
+            children.iter_mut().for_each(|c| visit(c, apply))
+        }
         None => {}
     }
     if let Some(JSONSchemaPropsOrBool::Schema(child)) = &mut schema.additional_properties {

@@ -13,7 +13,9 @@ struct Sum {
 impl Handler for Sum {
     async fn handle(&self, batch: &Batch) -> Outcomes {
         let mut sum = 0.0;
-        let outcome = |payload: &[u8]| match std::str::from_utf8(payload).ok().and_then(|text| text.parse::<f64>().ok())
+        let outcome = |payload: &[u8]| match std::str::from_utf8(payload)
+            .ok()
+            .and_then(|text| text.parse::<f64>().ok())
         {
             Some(number) => {
                 sum += number;
@@ -21,9 +23,18 @@ impl Handler for Sum {
             }
             None => Outcome::dead("the payload is no number"),
         };
-        let payloads = batch.records().iter().map(|record| record.payload().map_or(&b"0"[..], |payload| payload));
+        let payloads = batch
+            .records()
+            .iter()
+            .map(|record| record.payload().map_or(&b"0"[..], |payload| payload));
         let outcomes: Vec<Outcome> = payloads.map(outcome).collect();
-        tracing::info!(label = self.label, partition = batch.partition(), records = batch.len(), sum, "handled");
+        tracing::info!(
+            label = self.label,
+            partition = batch.partition(),
+            records = batch.len(),
+            sum,
+            "handled"
+        );
         outcomes.into()
     }
 }

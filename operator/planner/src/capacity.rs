@@ -86,9 +86,15 @@ impl Capacity {
             // The first report at new knobs is a mean over both: it would say that more slots are of no use.
             let whole = match same {
                 Some(before) => before.whole,
-                None => before.is_some_and(|b| b.boot == report.boot && b.revision == report.revision),
+                None => {
+                    before.is_some_and(|b| b.boot == report.boot && b.revision == report.revision)
+                }
             };
-            if whole && snapshot.at - seen < RECENT && report.usable_slots > 0.0 && report.usable_slots.is_finite() {
+            if whole
+                && snapshot.at - seen < RECENT
+                && report.usable_slots > 0.0
+                && report.usable_slots.is_finite()
+            {
                 usable.push(report.usable_slots);
             }
             let counters = Counters {
@@ -110,7 +116,8 @@ impl Capacity {
             (self.busy, self.full, self.p99) = (None, None, None);
         } else {
             let mean = |of: fn(&ProgressReport) -> f64| {
-                recent.iter().map(|r| of(r)).filter(|x| x.is_finite()).sum::<f64>() / recent.len() as f64
+                recent.iter().map(|r| of(r)).filter(|x| x.is_finite()).sum::<f64>()
+                    / recent.len() as f64
             };
             if !usable.is_empty() {
                 self.usable = Some(usable.iter().sum::<f64>() / usable.len() as f64);
@@ -131,7 +138,9 @@ impl Capacity {
 
     /// Takes what a pod did between two of its reports, both written at the newest knobs.
     fn learn(&mut self, before: Counters, now: Counters) {
-        let same = before.boot == now.boot && before.revision == now.revision && now.revision == self.revision;
+        let same = before.boot == now.boot
+            && before.revision == now.revision
+            && now.revision == self.revision;
         let records = now.handled.saturating_sub(before.handled) as f64;
         let used = now.seconds - before.seconds;
         if same && records > 0.0 && used > 0.0 && used.is_finite() {
@@ -143,7 +152,10 @@ impl Capacity {
 
     /// What is remembered over a restart: the slot's rate, and the revision that it was measured at.
     pub(crate) fn remembered(&self) -> (Option<f64>, Option<i64>) {
-        (self.remembered.map(|rate| (rate * 10.0).round() / 10.0), self.remembered.map(|_| self.revision as i64))
+        (
+            self.remembered.map(|rate| (rate * 10.0).round() / 10.0),
+            self.remembered.map(|_| self.revision as i64),
+        )
     }
 
     /// Says which concurrency the reports speak of.

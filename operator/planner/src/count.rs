@@ -65,7 +65,7 @@ mod tests {
     fn the_fullest_pod_decides() {
         for (partitions, total, limit, pods) in [
             (12, 300.0, 400.0, 1),
-            (12, 1_900.0, 400.0, 6),  // four pods have three partitions each: 475 > 400
+            (12, 1_900.0, 400.0, 6), // four pods have three partitions each: 475 > 400
             (12, 3_600.0, 500.0, 12), // eleven would leave two on one pod: 600 > 500
             (12, 2_250.0, 400.0, 6),
             (6, 950.0, 400.0, 3),
@@ -100,7 +100,11 @@ mod tests {
             (1, 20, None, 12, 12),
             (0, 0, None, 12, 0),
         ] {
-            assert_eq!(within(pods, min, max, partitions), answer, "{pods} in {min}..{max:?} of {partitions}");
+            assert_eq!(
+                within(pods, min, max, partitions),
+                answer,
+                "{pods} in {min}..{max:?} of {partitions}"
+            );
         }
     }
 }

@@ -88,7 +88,11 @@ pub(crate) struct Tried {
 impl History {
     /// What was kept over a restart.
     pub fn restore(memory: &sluice_crds::kafkaconsumer::status::PlannerMemory) -> Self {
-        Self { capacity: Capacity::restore(memory.slot_rate), start_seconds: memory.start_seconds, ..Self::default() }
+        Self {
+            capacity: Capacity::restore(memory.slot_rate),
+            start_seconds: memory.start_seconds,
+            ..Self::default()
+        }
     }
 
     /// What is worth keeping over a restart: measured rates, rounded, so that noise is not written.
@@ -116,7 +120,8 @@ impl History {
                 .entry(partition.id.clone())
                 .or_insert_with(|| Track { moved: snapshot.at, ..Track::default() });
             let both = track.record(partition, snapshot.at);
-            total = total.zip(both).map(|((ends, done), (end, handled))| (ends + end, done + handled));
+            total =
+                total.zip(both).map(|((ends, done), (end, handled))| (ends + end, done + handled));
         }
         if self.partitions.len() != known_before {
             // Partitions were added: sums before and after are of different things.
@@ -131,7 +136,11 @@ impl History {
             while self.totals.front().is_some_and(|t| t.at < snapshot.at - KEPT) {
                 self.totals.pop_front();
             }
-            self.jump.observe(snapshot.at, self.newest_interval(), self.arrivals_before_newest(10_000));
+            self.jump.observe(
+                snapshot.at,
+                self.newest_interval(),
+                self.arrivals_before_newest(10_000),
+            );
         }
         self.capacity.record(snapshot);
     }
@@ -204,7 +213,11 @@ impl History {
         let all: f64 = arrived.iter().sum();
         let count = arrived.len().max(1) as f64;
         // A few records say little of how they spread.
-        if all < 20.0 * count { vec![1.0 / count; arrived.len()] } else { arrived.iter().map(|a| a / all).collect() }
+        if all < 20.0 * count {
+            vec![1.0 / count; arrived.len()]
+        } else {
+            arrived.iter().map(|a| a / all).collect()
+        }
     }
 
     /// Seconds since the first record that is not done arrived, by the reader's own readings; 0 without lag. `None` where
@@ -222,7 +235,10 @@ impl History {
     /// Whether a partition's records wait behind one that fails again and again, or behind a call that does not end: pods
     /// would not help them.
     pub fn is_stuck(&self, partition: &Partition, now: Millis) -> bool {
-        let (Some(report), Some(track)) = (&partition.report, self.partitions.get(&partition.id)) else { return false };
+        let (Some(report), Some(track)) = (&partition.report, self.partitions.get(&partition.id))
+        else {
+            return false;
+        };
         let stands = now - track.moved;
         if report.blocked.is_some() {
             return stands > BLOCKED;
@@ -270,7 +286,8 @@ impl Track {
             });
         }
         let Committed::At(committed) = partition.committed else {
-            return (partition.committed == Committed::None).then_some((end, partition.start.unwrap_or(0)));
+            return (partition.committed == Committed::None)
+                .then_some((end, partition.start.unwrap_or(0)));
         };
         let report = partition.report.as_ref();
         let progress = (committed, report.map_or(0, |r| r.epoch), report.map_or(0, |r| r.handled));
@@ -287,7 +304,9 @@ impl Track {
     }
 
     fn arrived_since(&self, from: Millis) -> f64 {
-        let (Some(&(_, newest)), Some(&(_, oldest))) = (self.ends.back(), self.ends.front()) else { return 0.0 };
+        let (Some(&(_, newest)), Some(&(_, oldest))) = (self.ends.back(), self.ends.front()) else {
+            return 0.0;
+        };
         let after = self.ends.iter().position(|&(when, _)| when >= from).unwrap_or(self.ends.len());
         if after == 0 || after == self.ends.len() {
             return if after == 0 { (newest - oldest) as f64 } else { 0.0 };

@@ -90,7 +90,11 @@ mod tests {
     fn a_jump_is_believed_at_its_second_interval() {
         assert!(after(&[(300.0, 300.0), (3_600.0, 300.0)]).is_suspected(101_000));
         let confirmed = after(&[(300.0, 300.0), (3_600.0, 300.0), (3_600.0, 600.0)]);
-        assert!(!confirmed.is_suspected(102_000) && confirmed.is_fresh(102_000) && confirmed.restart() > 100_000);
+        assert!(
+            !confirmed.is_suspected(102_000)
+                && confirmed.is_fresh(102_000)
+                && confirmed.restart() > 100_000
+        );
     }
 
     #[test]

@@ -49,10 +49,15 @@ pub(crate) fn next(
         return current;
     }
     let since = history.knobs_at.map_or(Millis::MAX, |at| now - at);
-    if since < SETTLE || observed.ready == 0 || !history.capacity.is_in_force(observed.tuning.revision) {
+    if since < SETTLE
+        || observed.ready == 0
+        || !history.capacity.is_in_force(observed.tuning.revision)
+    {
         return current;
     }
-    let (Some(busy), Some(full)) = (history.capacity.busy(), history.capacity.full()) else { return current };
+    let (Some(busy), Some(full)) = (history.capacity.busy(), history.capacity.full()) else {
+        return current;
+    };
     if let Some(back) = judge(spec, history, current, observed.tuning.revision) {
         history.knobs_at = Some(now);
         return back;
@@ -63,7 +68,10 @@ pub(crate) fn next(
         && since >= SETTLE
     {
         history.knobs_at = Some(now);
-        return Knobs { batch_size: scaled(current.batch_size, 0.8).max(spec.lowest.batch_size), ..current };
+        return Knobs {
+            batch_size: scaled(current.batch_size, 0.8).max(spec.lowest.batch_size),
+            ..current
+        };
     }
     let Some(pressure) = pressure else { return current };
     let pressed = pressure.load > pressure.limit || pressure.backlog;
@@ -85,13 +93,22 @@ pub(crate) fn next(
     let may_grow = current.batch_size < spec.highest.batch_size && full >= 0.9;
     if may_grow && (since >= UNHURRIED || pressure.backlog) && within_latency(spec, history) {
         history.knobs_at = Some(now);
-        return Knobs { batch_size: scaled(current.batch_size, 1.2).min(spec.highest.batch_size), ..current };
+        return Knobs {
+            batch_size: scaled(current.batch_size, 1.2).min(spec.highest.batch_size),
+            ..current
+        };
     }
     current
 }
 
 /// Whether more concurrency may still do the work instead of pods.
-pub(crate) fn can_grow(spec: &Spec, history: &History, current: Knobs, useful: u32, now: Millis) -> bool {
+pub(crate) fn can_grow(
+    spec: &Spec,
+    history: &History,
+    current: Knobs,
+    useful: u32,
+    now: Millis,
+) -> bool {
     current.concurrency < spec.highest.concurrency.min(useful) && !discouraged(history, now)
 }
 
@@ -100,13 +117,20 @@ fn discouraged(history: &History, now: Millis) -> bool {
 }
 
 /// The concurrency at which the fullest pod would cope, if each slot kept its rate; at most four times what it is.
-fn more_concurrency(spec: &Spec, history: &History, current: Knobs, pressure: Pressure, now: Millis) -> Option<u32> {
+fn more_concurrency(
+    spec: &Spec,
+    history: &History,
+    current: Knobs,
+    pressure: Pressure,
+    now: Millis,
+) -> Option<u32> {
     if !can_grow(spec, history, current, pressure.useful, now) || pressure.limit <= 0.0 {
         return None;
     }
     let factor = (pressure.load / pressure.limit).clamp(1.25, 4.0);
     let wanted = (f64::from(current.concurrency) * factor).ceil() as u32;
-    let wanted = wanted.max(current.concurrency + 1).min(spec.highest.concurrency).min(pressure.useful);
+    let wanted =
+        wanted.max(current.concurrency + 1).min(spec.highest.concurrency).min(pressure.useful);
     (wanted > current.concurrency).then_some(wanted)
 }
 
@@ -151,7 +175,9 @@ fn scaled(value: u32, factor: f64) -> u32 {
 
 fn clamp(spec: &Spec, knobs: Knobs) -> Knobs {
     Knobs {
-        batch_size: knobs.batch_size.clamp(spec.lowest.batch_size, spec.highest.batch_size.max(spec.lowest.batch_size)),
+        batch_size: knobs
+            .batch_size
+            .clamp(spec.lowest.batch_size, spec.highest.batch_size.max(spec.lowest.batch_size)),
         concurrency: knobs
             .concurrency
             .clamp(spec.lowest.concurrency, spec.highest.concurrency.max(spec.lowest.concurrency)),

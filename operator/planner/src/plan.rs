@@ -36,7 +36,13 @@ const BACKLOG_BEGINS: f64 = 2.0;
 const BACKLOG_ENDS: f64 = 0.5;
 
 /// Decides on pods and knobs. `history` takes the snapshot in; asking twice with the same one answers the same.
-pub fn plan(spec: &Spec, history: &mut History, observed: &Observed, snapshot: &Snapshot, now: Millis) -> Decision {
+pub fn plan(
+    spec: &Spec,
+    history: &mut History,
+    observed: &Observed,
+    snapshot: &Snapshot,
+    now: Millis,
+) -> Decision {
     history.record(snapshot);
     let partitions = snapshot.partitions.len() as u32;
     let Some(seen) = Seen::of(history, snapshot, now) else {
@@ -75,9 +81,13 @@ impl Seen {
         }
         let mut sum = 0;
         for partition in &snapshot.partitions {
-            let known =
-                partition.end.is_some() && partition.start.is_some() && partition.committed != Committed::Unknown;
-            if !known || now - partition.end_at > STALE || now - partition.committed_at > COMMITS_STALE {
+            let known = partition.end.is_some()
+                && partition.start.is_some()
+                && partition.committed != Committed::Unknown;
+            if !known
+                || now - partition.end_at > STALE
+                || now - partition.committed_at > COMMITS_STALE
+            {
                 return None;
             }
             sum += lag(partition)?;
@@ -149,14 +159,16 @@ impl Situation<'_> {
         let band = if up.pods > asked { steady.pods } else { down.pods.min(asked).max(up.pods) };
         let arrivals = band.max(for_current.pods);
         // Nothing is needed where nothing arrives and nothing is left; the window sees to it that this lasts.
-        let wanted_for_window = if seen.lag == 0 && history.is_quiet() { 0 } else { arrivals.max(1) };
+        let wanted_for_window =
+            if seen.lag == 0 && history.is_quiet() { 0 } else { arrivals.max(1) };
         let span = (spec.scale_down_after * 1e3) as Millis;
         if seen.rates_known {
             history.window.note(now, wanted_for_window, span);
         }
         let wanted = arrivals.max(history.for_backlog.unwrap_or(0)).max(1);
 
-        let within = |pods: u32| count::within(pods, spec.min_replicas, spec.max_replicas, self.partitions);
+        let within =
+            |pods: u32| count::within(pods, spec.min_replicas, spec.max_replicas, self.partitions);
         let pressure = self.pressure(history);
         let knobs = knobs::next(spec, history, observed, pressure, now);
         // Larger batches take the place of no pod.
@@ -176,11 +188,17 @@ impl Situation<'_> {
         } else if within(wanted) > asked {
             let most_tuned = Knobs { concurrency: spec.highest.concurrency, ..spec.highest };
             let tuned = within(
-                [(seen.mean, spec.target, false), (seen.current, 1.0, false), (seen.current, 1.0, true)]
-                    .map(|(rate, share, backlog)| self.needed_with(history, most_tuned, rate, share, backlog).pods)
-                    .into_iter()
-                    .max()
-                    .unwrap_or(1),
+                [
+                    (seen.mean, spec.target, false),
+                    (seen.current, 1.0, false),
+                    (seen.current, 1.0, true),
+                ]
+                .map(|(rate, share, backlog)| {
+                    self.needed_with(history, most_tuned, rate, share, backlog).pods
+                })
+                .into_iter()
+                .max()
+                .unwrap_or(1),
             );
             self.upwards(history, within(wanted), tuned, measured, suspected, knobs_moved)
         } else {
@@ -192,8 +210,12 @@ impl Situation<'_> {
         let each = self.partitions.div_ceil(replicas.max(1));
         let capacity = history.capacity.of_pod(self.knobs(history), spec.ordering, each);
         let demand = seen.current + seen.backlog / spec.drain_within;
-        let limit =
-            self.limit(wanted, wanted_for_window, replicas, measured && demand > capacity * f64::from(replicas));
+        let limit = self.limit(
+            wanted,
+            wanted_for_window,
+            replicas,
+            measured && demand > capacity * f64::from(replicas),
+        );
         let numbers = Numbers {
             lag: Some(seen.lag),
             behind: seen.behind,
@@ -205,7 +227,9 @@ impl Situation<'_> {
         };
         let mut message = self.sentence(reason, replicas, &numbers, measured);
         if replicas < asked && !self.is_settled() && reason != Reason::Bounds {
-            message.push_str("; the group has not settled for a minute, which is no longer waited for");
+            message.push_str(
+                "; the group has not settled for a minute, which is no longer waited for",
+            );
         }
         Decision {
             replicas,
@@ -228,11 +252,24 @@ impl Situation<'_> {
         history.in_force.unwrap_or(self.observed.tuning.knobs)
     }
 
-    fn needed_with(&self, history: &History, knobs: Knobs, rate: f64, share: f64, backlog: bool) -> Needed {
+    fn needed_with(
+        &self,
+        history: &History,
+        knobs: Knobs,
+        rate: f64,
+        share: f64,
+        backlog: bool,
+    ) -> Needed {
         let start = history.start_seconds.unwrap_or(FIRST_START);
         // Pods that were asked for a while ago will not take their whole start from now on; further ones will.
         let waited = history.waiting.map_or(0.0, |(_, since)| (self.now - since) as f64 / 1e3);
-        let needed = self.needed_after(history, knobs, rate, share, backlog.then_some((start - waited).max(0.0)));
+        let needed = self.needed_after(
+            history,
+            knobs,
+            rate,
+            share,
+            backlog.then_some((start - waited).max(0.0)),
+        );
         if backlog && needed.pods > self.observed.asked_for {
             self.needed_after(history, knobs, rate, share, Some(start))
         } else {
@@ -241,11 +278,22 @@ impl Situation<'_> {
     }
 
     /// The same; with a backlog if missing pods take so many seconds to start.
-    fn needed_after(&self, history: &History, knobs: Knobs, rate: f64, share: f64, start: Option<f64>) -> Needed {
+    fn needed_after(
+        &self,
+        history: &History,
+        knobs: Knobs,
+        rate: f64,
+        share: f64,
+        start: Option<f64>,
+    ) -> Needed {
         let ordering = self.spec.ordering;
         let capacity = |each: u32| history.capacity.of_pod(knobs, ordering, each);
         let ready = self.observed.ready.min(self.partitions);
-        let doing = if ready == 0 { 0.0 } else { f64::from(ready) * capacity(self.partitions.div_ceil(ready)) };
+        let doing = if ready == 0 {
+            0.0
+        } else {
+            f64::from(ready) * capacity(self.partitions.div_ceil(ready))
+        };
         // What will have gathered when the missing pods have started.
         let gathering = (rate - doing).max(0.0) * start.unwrap_or(0.0);
         let alone = capacity(1);
@@ -274,7 +322,8 @@ impl Situation<'_> {
         let each = self.partitions.div_ceil(pods);
         let drain = self.seen.backlog / self.spec.drain_within;
         let load = (self.seen.current + drain) * f64::from(each) / f64::from(self.partitions);
-        let capacity = history.capacity.of_pod(self.observed.tuning.knobs, self.spec.ordering, each);
+        let capacity =
+            history.capacity.of_pod(self.observed.tuning.knobs, self.spec.ordering, each);
         let (limit, backlog) = (capacity * self.spec.target, history.for_backlog.is_some());
         Some(Pressure { load, limit, capacity, each, useful: self.useful_slots(each), backlog })
     }
@@ -286,13 +335,15 @@ impl Situation<'_> {
 
     /// Later than `maxBehind`; a backlog older than the readings is.
     fn is_late(&self, history: &History) -> bool {
-        let older_than_readings =
-            || self.seen.backlog > 0.0 && history.reach(self.now) as f64 / 1e3 > self.spec.max_behind;
+        let older_than_readings = || {
+            self.seen.backlog > 0.0 && history.reach(self.now) as f64 / 1e3 > self.spec.max_behind
+        };
         self.seen.behind.map_or_else(older_than_readings, |behind| behind > self.spec.max_behind)
     }
 
     fn at_zero(&self, wanted: u32, suspected: bool) -> (u32, Reason) {
-        let least = count::within(0, self.spec.min_replicas, self.spec.max_replicas, self.partitions);
+        let least =
+            count::within(0, self.spec.min_replicas, self.spec.max_replicas, self.partitions);
         if suspected && least == 0 {
             // From zero straight to the needed count: the next reading tells how many that are.
             (0, Reason::JumpSuspected)
@@ -328,17 +379,23 @@ impl Situation<'_> {
         let current = self.observed.tuning.knobs;
         // Knobs that were turned a moment ago have until they are late to arrive.
         let arriving = self.knobs(history).concurrency < current.concurrency;
-        let knobs_may = knobs_moved || arriving || knobs::can_grow(self.spec, history, current, useful, self.now);
+        let knobs_may = knobs_moved
+            || arriving
+            || knobs::can_grow(self.spec, history, current, useful, self.now);
         if measured && knobs_may && !late && self.observed.ready > 0 {
             // What even the highest knobs leave to be done is for pods, at once.
-            return if tuned > asked { (tuned, self.why_more(history, tuned)) } else { (asked, Reason::KnobsFirst) };
+            return if tuned > asked {
+                (tuned, self.why_more(history, tuned))
+            } else {
+                (asked, Reason::KnobsFirst)
+            };
         }
         (wanted, self.why_more(history, wanted))
     }
 
     fn why_more(&self, history: &History, wanted: u32) -> Reason {
-        let for_backlog =
-            history.for_backlog.is_some_and(|pods| pods >= wanted) && self.seen.mean < self.seen.current * BAND;
+        let for_backlog = history.for_backlog.is_some_and(|pods| pods >= wanted)
+            && self.seen.mean < self.seen.current * BAND;
         if for_backlog && self.seen.backlog > self.seen.current * BACKLOG_BEGINS {
             Reason::Backlog
         } else {
@@ -346,15 +403,22 @@ impl Situation<'_> {
         }
     }
 
-    fn downwards(&self, history: &History, wanted: u32, span: Millis, enough: bool) -> (u32, Reason) {
+    fn downwards(
+        &self,
+        history: &History,
+        wanted: u32,
+        span: Millis,
+        enough: bool,
+    ) -> (u32, Reason) {
         let asked = self.observed.asked_for;
         if history.for_backlog.is_some() {
             return (asked, Reason::Draining);
         }
         if wanted < asked || self.spec.min_replicas == 0 {
             let highest = history.window.highest(self.now, span);
-            let fits = highest
-                .map(|pods| count::within(pods, self.spec.min_replicas, self.spec.max_replicas, self.partitions));
+            let fits = highest.map(|pods| {
+                count::within(pods, self.spec.min_replicas, self.spec.max_replicas, self.partitions)
+            });
             match fits {
                 Some(0) => {
                     return if self.is_settled_for_shrinking(history) {
@@ -374,7 +438,8 @@ impl Situation<'_> {
                 _ => {}
             }
         }
-        let hottest = self.seen.shares.iter().copied().fold(0.0, f64::max) * f64::from(self.partitions);
+        let hottest =
+            self.seen.shares.iter().copied().fold(0.0, f64::max) * f64::from(self.partitions);
         let reason = if self.seen.stuck > 0 {
             Reason::RecordStuck
         } else if enough {
@@ -400,7 +465,8 @@ impl Situation<'_> {
         if self.now - self.snapshot.at > FRESH {
             return false;
         }
-        self.is_settled() || history.unsettled_since.is_some_and(|since| self.now - since > UNSETTLED)
+        self.is_settled()
+            || history.unsettled_since.is_some_and(|since| self.now - since > UNSETTLED)
     }
 
     fn limit(&self, wanted: u32, needed: u32, replicas: u32, too_much: bool) -> Option<Limit> {
@@ -410,7 +476,9 @@ impl Situation<'_> {
             && most < self.partitions
         {
             Some(Limit::MaxReplicas)
-        } else if self.spec.min_replicas > self.partitions || (too_much && replicas == self.partitions) {
+        } else if self.spec.min_replicas > self.partitions
+            || (too_much && replicas == self.partitions)
+        {
             Some(Limit::Partitions)
         } else if replicas == self.spec.min_replicas && needed.max(1) < replicas {
             Some(Limit::MinReplicas)
@@ -424,22 +492,32 @@ impl Situation<'_> {
         let pods = |n: u32| if n == 1 { "1 pod".to_owned() } else { format!("{n} pods") };
         let each = match numbers.capacity {
             Some(capacity) => format!("a pod does {capacity:.0}/s"),
-            None => format!("a pod is guessed at {:.0}/s a slot until it was measured", crate::capacity::FIRST_GUESS),
+            None => format!(
+                "a pod is guessed at {:.0}/s a slot until it was measured",
+                crate::capacity::FIRST_GUESS
+            ),
         };
         let arrive = format!("{:.0}/s arrive", seen.current);
         let backlog = seen.backlog;
         match reason {
             Reason::LagUnknown => String::new(),
-            Reason::Steady => format!("{arrive}, {each}: {} on {partitions} partitions keep up", pods(replicas)),
+            Reason::Steady => {
+                format!("{arrive}, {each}: {} on {partitions} partitions keep up", pods(replicas))
+            }
             Reason::ArrivalsUp => {
-                format!("{arrive}, {each}: {} for {partitions} partitions instead of {asked}", pods(replicas))
+                format!(
+                    "{arrive}, {each}: {} for {partitions} partitions instead of {asked}",
+                    pods(replicas)
+                )
             }
             Reason::Backlog => format!(
                 "{arrive} and {backlog:.0} are waiting, to be done within {:.0} s; {each}: {} instead of {asked}",
                 self.spec.drain_within,
                 pods(replicas)
             ),
-            Reason::Draining => format!("{backlog:.0} are still waiting, {arrive}: {} drain them", pods(replicas)),
+            Reason::Draining => {
+                format!("{backlog:.0} are still waiting, {arrive}: {} drain them", pods(replicas))
+            }
             Reason::JumpSuspected => format!(
                 "the newest second brought far more than the last ten; the next one tells whether it stays ({arrive})"
             ),
@@ -453,9 +531,14 @@ impl Situation<'_> {
                 pods(replicas),
                 self.spec.scale_down_after
             ),
-            Reason::Idle => format!("nothing arrived for {:.0} s and no lag is left", self.spec.scale_down_after),
+            Reason::Idle => format!(
+                "nothing arrived for {:.0} s and no lag is left",
+                self.spec.scale_down_after
+            ),
             Reason::Wake => format!("{} are waiting and no pod runs: {}", seen.lag, pods(replicas)),
-            Reason::KnobsFirst => format!("{arrive}, {each}: the knobs can still do it without further pods"),
+            Reason::KnobsFirst => {
+                format!("{arrive}, {each}: the knobs can still do it without further pods")
+            }
             Reason::GroupUnsettled => "pods or partitions are still on the move".to_owned(),
             Reason::Learning => format!("{arrive}: what a pod can do is being measured"),
             Reason::RecordStuck => format!(
@@ -467,23 +550,38 @@ impl Situation<'_> {
                 if measured { each } else { "a pod can do".to_owned() }
             ),
             Reason::BoundReached => {
-                format!("{arrive}, {each}: that is more than {} on {partitions} partitions can do", pods(replicas))
+                format!(
+                    "{arrive}, {each}: that is more than {} on {partitions} partitions can do",
+                    pods(replicas)
+                )
             }
-            Reason::Bounds => format!("the bounds ask for {} on {partitions} partitions", pods(replicas)),
+            Reason::Bounds => {
+                format!("the bounds ask for {} on {partitions} partitions", pods(replicas))
+            }
         }
     }
 }
 
 fn hold_unknown(observed: &Observed, snapshot: &Snapshot, partitions: u32) -> Decision {
-    let unknown = snapshot.partitions.iter().filter(|p| p.end.is_none() || p.committed == Committed::Unknown).count();
+    let unknown = snapshot
+        .partitions
+        .iter()
+        .filter(|p| p.end.is_none() || p.committed == Committed::Unknown)
+        .count();
     let message = if unknown > 0 {
-        format!("the lag of {unknown} of {partitions} partitions is not known: pods and knobs stay as they are")
+        format!(
+            "the lag of {unknown} of {partitions} partitions is not known: pods and knobs stay as they are"
+        )
     } else {
         "the lag is not known: pods and knobs stay as they are".to_owned()
     };
     Decision {
         // Unknown is not zero; the partitions alone bound what is there.
-        replicas: if partitions == 0 { observed.asked_for } else { observed.asked_for.min(partitions) },
+        replicas: if partitions == 0 {
+            observed.asked_for
+        } else {
+            observed.asked_for.min(partitions)
+        },
         knobs: observed.tuning.knobs,
         reason: Reason::LagUnknown,
         message,
@@ -500,7 +598,9 @@ fn learn_knobs(history: &mut History, observed: &Observed) {
     let believed = match history.in_force {
         None => true,
         Some(_) if observed.ready == 0 => true,
-        Some(old) if knobs.concurrency > old.concurrency => in_force && history.capacity.is_measured_at(revision),
+        Some(old) if knobs.concurrency > old.concurrency => {
+            in_force && history.capacity.is_measured_at(revision)
+        }
         Some(_) => in_force,
     };
     if believed {
@@ -518,7 +618,8 @@ fn learn_start(history: &mut History, observed: &Observed, now: Millis) {
         // In a dry run pods that were decided on never come: nothing is learnt of them.
         if let Some((_, since)) = history.waiting.take_if(|(pods, _)| observed.ready >= *pods) {
             let took = ((now - since) as f64 / 1e3).clamp(0.5, 300.0);
-            history.start_seconds = Some(history.start_seconds.map_or(took, |known| known * 0.5 + took * 0.5));
+            history.start_seconds =
+                Some(history.start_seconds.map_or(took, |known| known * 0.5 + took * 0.5));
         }
     } else {
         history.unsettled_since.get_or_insert(now);

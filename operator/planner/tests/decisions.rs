@@ -76,7 +76,11 @@ impl Feed {
     }
 
     fn ask(&mut self, snapshot: &Snapshot) -> Decision {
-        let observed = Observed { asked_for: self.asked_for, ready: self.ready, tuning: Tuning::new(1, PINNED) };
+        let observed = Observed {
+            asked_for: self.asked_for,
+            ready: self.ready,
+            tuning: Tuning::new(1, PINNED),
+        };
         plan(&self.spec, &mut self.history, &observed, snapshot, self.now)
     }
 
@@ -144,7 +148,11 @@ fn what_was_chosen_for_a_backlog_is_kept_until_it_is_gone() {
     (feed.asked_for, feed.ready) = (6, 6);
     for lag in [8_000, 4_000, 2_000, 500, 150] {
         let decision = feed.seconds(15, 25, lag);
-        assert_eq!((decision.replicas, decision.reason), (6, Reason::Draining), "{lag} left: {decision:?}");
+        assert_eq!(
+            (decision.replicas, decision.reason),
+            (6, Reason::Draining),
+            "{lag} left: {decision:?}"
+        );
     }
     // The window is for arrivals: pods that only a backlog asked for go when it is gone.
     assert_eq!(feed.seconds(3, 25, 20).replicas, 1);
@@ -193,8 +201,12 @@ fn bounds_hold_and_are_named() {
 #[test]
 fn unknown_is_not_zero() {
     type Break = fn(&mut Partition);
-    let breaks: [Break; 4] =
-        [|p| p.end = None, |p| p.start = None, |p| p.committed = Committed::Unknown, |p| p.end_at -= 60_000];
+    let breaks: [Break; 4] = [
+        |p| p.end = None,
+        |p| p.start = None,
+        |p| p.committed = Committed::Unknown,
+        |p| p.end_at -= 60_000,
+    ];
     for (n, broken) in breaks.iter().enumerate() {
         let mut feed = Feed::of(12, 6);
         feed.spec.min_replicas = 0;
@@ -287,7 +299,11 @@ fn pods_do_not_go_while_the_group_is_on_the_move_but_not_for_ever() {
         feed.ask(&snapshot)
     };
     let held: Vec<_> = (0..50).map(|_| ask(&mut feed, 11)).collect();
-    assert!(held.iter().all(|d| d.replicas == 12), "{:?}", held.iter().map(|d| d.replicas).collect::<Vec<_>>());
+    assert!(
+        held.iter().all(|d| d.replicas == 12),
+        "{:?}",
+        held.iter().map(|d| d.replicas).collect::<Vec<_>>()
+    );
     assert_eq!((held[45].reason, held[45].wants_group), (Reason::GroupUnsettled, true));
     let acts = (0..30).map(|_| ask(&mut feed, 11)).find(|d| d.replicas < 12).unwrap();
     assert_eq!(acts.replicas, 1, "{acts:?}");
@@ -335,7 +351,11 @@ fn capacity_comes_from_the_counters_of_one_boot_at_the_newest_knobs() {
         ("one report says nothing", vec![report(1, 900, 3.0, 1, 0)], None),
         ("two do", vec![report(1, 0, 0.0, 1, 0), report(1, 900, 3.0, 1, 1)], Some(300.0)),
         ("too little evidence", vec![report(1, 0, 0.0, 1, 0), report(1, 9, 0.03, 1, 1)], None),
-        ("a restart between", vec![report(1, 5_000, 50.0, 1, 0), report(2, 6_000, 52.0, 1, 1)], None),
+        (
+            "a restart between",
+            vec![report(1, 5_000, 50.0, 1, 0), report(2, 6_000, 52.0, 1, 1)],
+            None,
+        ),
         ("knobs between", vec![report(1, 0, 0.0, 1, 0), report(1, 900, 3.0, 2, 1)], None),
         (
             "only the newest knobs",

@@ -164,7 +164,11 @@ impl Outcome {
     /// The most that the first record was behind from `from` to `to`.
     #[must_use]
     pub fn most_behind(&self, from: i64, to: i64) -> f64 {
-        self.samples.iter().filter(|s| (from..to).contains(&s.at)).map(|s| s.behind).fold(0.0, f64::max)
+        self.samples
+            .iter()
+            .filter(|s| (from..to).contains(&s.at))
+            .map(|s| s.behind)
+            .fold(0.0, f64::max)
     }
 
     /// What the changes were, one line each.
@@ -191,9 +195,13 @@ impl Outcome {
 /// Runs a scenario to its end.
 #[must_use]
 pub fn run(scenario: &Scenario) -> Outcome {
-    let mut world = World::new(EPOCH, &scenario.shares, scenario.pods, Tuning::new(1, scenario.knobs));
+    let mut world =
+        World::new(EPOCH, &scenario.shares, scenario.pods, Tuning::new(1, scenario.knobs));
     let mut trace = scenario.trace.play();
-    let mut history = History::restore(&PlannerMemory { slot_rate: scenario.remembered, ..PlannerMemory::default() });
+    let mut history = History::restore(&PlannerMemory {
+        slot_rate: scenario.remembered,
+        ..PlannerMemory::default()
+    });
     let mut outcome = Outcome::default();
     let (mut read, mut reading) = (None, None);
     let mut acts: Vec<(i64, u32)> = Vec::new();
@@ -267,7 +275,11 @@ fn change(at: i64, observed: &Observed, decision: &Decision) -> Change {
 
 /// What the reader gets, with what is away just now.
 fn read_through(scenario: &Scenario, world: &World, at: i64) -> Option<sluice_planner::Snapshot> {
-    let outage = scenario.outages.iter().find(|(from, to, _)| (*from..*to).contains(&at)).map(|(_, _, what)| *what);
+    let outage = scenario
+        .outages
+        .iter()
+        .find(|(from, to, _)| (*from..*to).contains(&at))
+        .map(|(_, _, what)| *what);
     let mut snapshot = world.read();
     match outage {
         None => {}

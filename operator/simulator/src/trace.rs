@@ -52,7 +52,11 @@ impl Trace {
     pub fn planned(&self, at: i64) -> f64 {
         let mut rate = 0.0;
         for point in self.points.iter().filter(|p| p.at <= at) {
-            let share = if point.within == 0 { 1.0 } else { ((at - point.at) as f64 / point.within as f64).min(1.0) };
+            let share = if point.within == 0 {
+                1.0
+            } else {
+                ((at - point.at) as f64 / point.within as f64).min(1.0)
+            };
             rate += (point.rate - rate) * share;
         }
         rate
@@ -108,8 +112,12 @@ mod tests {
         };
         let rates = play();
         let mean = rates.iter().sum::<f64>() / rates.len() as f64;
-        let deviation = (rates.iter().map(|r| (r - mean).powi(2)).sum::<f64>() / rates.len() as f64).sqrt();
-        assert!((mean - 1_000.0).abs() < 20.0 && (85.0..115.0).contains(&deviation), "{mean} ± {deviation}");
+        let deviation =
+            (rates.iter().map(|r| (r - mean).powi(2)).sum::<f64>() / rates.len() as f64).sqrt();
+        assert!(
+            (mean - 1_000.0).abs() < 20.0 && (85.0..115.0).contains(&deviation),
+            "{mean} ± {deviation}"
+        );
         assert_eq!(rates, play());
     }
 }

@@ -3,7 +3,9 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use sluice_crds::{kafkaconsumer::Ordering, report::ProgressReport, tuning::Tuning};
-use sluice_planner::snapshot::{Committed, Group, GroupState, Member, Millis, Partition, Snapshot, TopicPartition};
+use sluice_planner::snapshot::{
+    Committed, Group, GroupState, Member, Millis, Partition, Snapshot, TopicPartition,
+};
 
 /// The length of a step, milliseconds.
 pub const STEP: Millis = 50;
@@ -274,8 +276,11 @@ impl World {
         if !pod.joined {
             return;
         }
-        let mut mine: Vec<&mut Log> =
-            self.logs.iter_mut().filter(|l| l.owner == Some(pod.number) && l.paused_until <= self.now).collect();
+        let mut mine: Vec<&mut Log> = self
+            .logs
+            .iter_mut()
+            .filter(|l| l.owner == Some(pod.number) && l.paused_until <= self.now)
+            .collect();
         let slots = f64::from(pod.tuning.knobs.concurrency);
         let each_slot = model.slot_rate(pod.tuning) * seconds;
         let (usable, each) = match model.ordering {
@@ -311,7 +316,10 @@ impl World {
             Ordering::Key => concurrency,
         };
         let waits = (concurrency / self.model.knee).max(1.0);
-        let p99 = (self.model.per_batch + self.model.per_record * f64::from(pod.tuning.knobs.batch_size)) * waits * 1e3;
+        let p99 = (self.model.per_batch
+            + self.model.per_record * f64::from(pod.tuning.knobs.batch_size))
+            * waits
+            * 1e3;
         for log in self.logs.iter_mut().filter(|l| l.owner == Some(pod.number)) {
             log.committed = log.done.floor() as i64;
             log.sequence += 1;
@@ -323,9 +331,15 @@ impl World {
                 sequence: log.sequence,
                 at: now,
                 handled: log.handled as u64,
-                blocked: log.stuck_at.filter(|at| log.done >= *at && log.end >= log.done + 1.0).map(|at| {
-                    sluice_crds::report::BlockedLane { offset: at as i64, since: log.epoch, attempts: 4, lanes: 1 }
-                }),
+                blocked: log
+                    .stuck_at
+                    .filter(|at| log.done >= *at && log.end >= log.done + 1.0)
+                    .map(|at| sluice_crds::report::BlockedLane {
+                        offset: at as i64,
+                        since: log.epoch,
+                        attempts: 4,
+                        lanes: 1,
+                    }),
                 pod_handled: pod.handled as u64,
                 slot_seconds: pod.slot_seconds,
                 busy: if pod.could > 0.0 {
@@ -374,7 +388,8 @@ impl World {
                 *left -= 1;
                 *member
             });
-            (log.paused_until, log.epoch, log.sequence, log.handled) = (self.now + self.model.pause, self.now, 0, 0.0);
+            (log.paused_until, log.epoch, log.sequence, log.handled) =
+                (self.now + self.model.pause, self.now, 0, 0.0);
         }
         self.rebalancing_until = self.now + self.model.pause;
     }
@@ -393,7 +408,12 @@ impl World {
         });
         let members = self.pods.iter().filter(|p| p.joined).map(|pod| Member {
             client_id: format!("pod-{}", pod.number),
-            partitions: self.logs.iter().filter(|l| l.owner == Some(pod.number)).map(|l| l.id.clone()).collect(),
+            partitions: self
+                .logs
+                .iter()
+                .filter(|l| l.owner == Some(pod.number))
+                .map(|l| l.id.clone())
+                .collect(),
         });
         let members: Vec<_> = members.collect();
         let state = match (members.is_empty(), self.now < self.rebalancing_until) {
@@ -401,7 +421,11 @@ impl World {
             (_, true) => GroupState::Rebalancing,
             _ => GroupState::Stable,
         };
-        Snapshot { at: self.now, partitions: partitions.collect(), group: Some(Group { at: self.now, state, members }) }
+        Snapshot {
+            at: self.now,
+            partitions: partitions.collect(),
+            group: Some(Group { at: self.now, state, members }),
+        }
     }
 }
 

@@ -51,7 +51,11 @@ fn pods_wait_for_no_batch_size_where_concurrency_is_pinned() {
 fn after_a_step_the_pods_are_there_within_twenty_seconds_and_nothing_is_late_after_a_minute() {
     let outcome = run(&spike(2 * MINUTE));
     assert_eq!(outcome.at(2 * MINUTE + 20_000).unwrap().ready, 12, "{}", outcome.story());
-    assert!(outcome.most_behind(3 * MINUTE, 4 * MINUTE) < 2.0, "{}", outcome.most_behind(3 * MINUTE, 4 * MINUTE));
+    assert!(
+        outcome.most_behind(3 * MINUTE, 4 * MINUTE) < 2.0,
+        "{}",
+        outcome.most_behind(3 * MINUTE, 4 * MINUTE)
+    );
 }
 
 #[test]
@@ -60,7 +64,11 @@ fn pods_go_when_the_window_is_over_and_not_before() {
     let outcome = run(&scenario);
     let down = outcome.scalings().find(|c| c.replicas.1 < c.replicas.0).unwrap();
     let after = down.at - 4 * MINUTE;
-    assert!((30_000..36_000).contains(&after), "{after} ms after the step back:\n{}", outcome.story());
+    assert!(
+        (30_000..36_000).contains(&after),
+        "{after} ms after the step back:\n{}",
+        outcome.story()
+    );
 }
 
 #[test]
@@ -82,12 +90,17 @@ fn noise_rarely_changes_anything() {
         let (mut changes, mut runs) = (0, 0);
         for rate in [300.0, 500.0, 800.0, 1_200.0, 1_700.0, 1_900.0, 2_400.0, 3_000.0, 4_000.0] {
             for seed in 1..=2 {
-                let outcome = run(&Scenario::pinned(Trace::constant(rate).noisy(noise, seed), 1_200));
+                let outcome =
+                    run(&Scenario::pinned(Trace::constant(rate).noisy(noise, seed), 1_200));
                 // The first settling is not noise.
                 changes += outcome.scalings_after(MINUTE).count();
                 runs += 1;
                 let behind = outcome.most_behind(2 * MINUTE, 20 * MINUTE);
-                assert!(behind < 10.0, "{rate}/s ± {noise}: {behind} s behind\n{}", outcome.story());
+                assert!(
+                    behind < 10.0,
+                    "{rate}/s ± {noise}: {behind} s behind\n{}",
+                    outcome.story()
+                );
             }
         }
         let mean = f64::from(changes as u32) / f64::from(runs);
@@ -102,7 +115,11 @@ fn a_backlog_wakes_pods_from_zero_and_is_gone_in_time() {
     (scenario.backlog, scenario.replicas, scenario.spec.min_replicas) = (200_000.0, 0, 0);
     let outcome = run(&scenario);
     let gone = outcome.samples.iter().find(|s| s.lag < 1.0).unwrap().at;
-    println!("backlog of 200,000 from zero: gone after {:.1} s\n{}", gone as f64 / 1e3, outcome.story());
+    println!(
+        "backlog of 200,000 from zero: gone after {:.1} s\n{}",
+        gone as f64 / 1e3,
+        outcome.story()
+    );
     assert!(gone <= 80_000, "{gone} ms\n{}", outcome.story());
     let last = outcome.scalings().last().unwrap();
     assert_eq!((last.replicas.1, last.reason), (0, Reason::Idle), "{}", outcome.story());
@@ -145,10 +162,12 @@ fn nothing_moves_while_a_broker_is_away() {
     for outage in [Outage::Silence, Outage::SomeEnds, Outage::Commits] {
         for (rate, away) in [(3_600.0, MINUTE), (300.0, MINUTE)] {
             // The load changes while nobody can see it.
-            let mut scenario = Scenario::pinned(Trace::constant(1_900.0).step(3 * MINUTE + 5_000, rate), 240);
+            let mut scenario =
+                Scenario::pinned(Trace::constant(1_900.0).step(3 * MINUTE + 5_000, rate), 240);
             scenario.outages = vec![(3 * MINUTE, 3 * MINUTE + away, outage)];
             let outcome = run(&scenario);
-            let moved = outcome.scalings_after(3 * MINUTE).filter(|c| c.at < 3 * MINUTE + away).count();
+            let moved =
+                outcome.scalings_after(3 * MINUTE).filter(|c| c.at < 3 * MINUTE + away).count();
             assert_eq!(moved, 0, "{outage:?}:\n{}", outcome.story());
         }
     }
@@ -209,8 +228,14 @@ fn freed_knobs_do_the_work_of_pods_and_then_stay() {
     let last = outcome.samples.last().unwrap();
     assert!(last.knobs.concurrency >= 4 && last.behind < 2.0, "{}", outcome.story());
     assert!(last.asked_for <= 2, "{}", outcome.story());
-    assert_eq!(outcome.changes.iter().filter(|c| c.at > 8 * MINUTE).count(), 0, "{}", outcome.story());
-    let first = outcome.changes.iter().find(|c| c.at >= 2 * MINUTE && c.knobs.0 != c.knobs.1).unwrap().at;
+    assert_eq!(
+        outcome.changes.iter().filter(|c| c.at > 8 * MINUTE).count(),
+        0,
+        "{}",
+        outcome.story()
+    );
+    let first =
+        outcome.changes.iter().find(|c| c.at >= 2 * MINUTE && c.knobs.0 != c.knobs.1).unwrap().at;
     assert!((2 * MINUTE..2 * MINUTE + 30_000).contains(&first), "{}", outcome.story());
 }
 
@@ -232,10 +257,15 @@ fn concurrency_that_gains_nothing_is_taken_back() {
 fn knobs_that_never_arrive_hold_no_pods_back() {
     for ordering in [Ordering::Key, Ordering::Partition] {
         let mut scenario = free(300.0, 3_600.0, 300);
-        scenario.pods = PodModel { ordering, per_batch: 0.0, knobs_arrive: i64::MAX / 4, ..scenario.pods };
+        scenario.pods =
+            PodModel { ordering, per_batch: 0.0, knobs_arrive: i64::MAX / 4, ..scenario.pods };
         scenario.spec.ordering = ordering;
         let outcome = run(&scenario);
-        assert!(outcome.at(3 * MINUTE).unwrap().asked_for >= 12, "{ordering:?}\n{}", outcome.story());
+        assert!(
+            outcome.at(3 * MINUTE).unwrap().asked_for >= 12,
+            "{ordering:?}\n{}",
+            outcome.story()
+        );
     }
 }
 
@@ -243,7 +273,11 @@ fn knobs_that_never_arrive_hold_no_pods_back() {
 fn a_ramp_is_followed_without_falling_far_behind() {
     let trace = Trace::constant(300.0).ramp(2 * MINUTE, MINUTE, 3_000.0);
     let outcome = run(&Scenario::pinned(trace, 360));
-    println!("ramp:\n{}\nmost behind {:.1} s", outcome.story(), outcome.most_behind(2 * MINUTE, 4 * MINUTE));
+    println!(
+        "ramp:\n{}\nmost behind {:.1} s",
+        outcome.story(),
+        outcome.most_behind(2 * MINUTE, 4 * MINUTE)
+    );
     assert!(outcome.scalings().count() <= 5, "{}", outcome.story());
     assert!(outcome.most_behind(2 * MINUTE, 4 * MINUTE) < 5.0, "{}", outcome.story());
 }

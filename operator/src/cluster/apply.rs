@@ -107,9 +107,15 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// When the API server does not take them.
-    pub async fn config_maps(&mut self, desired: &build::Children, seen: &mut Children) -> Result<(), Error> {
+    pub async fn config_maps(
+        &mut self,
+        desired: &build::Children,
+        seen: &mut Children,
+    ) -> Result<(), Error> {
         self.child(&desired.config, seen.config.as_ref(), |w| &mut w.config, "ConfigMap").await?;
-        if let Some(written) = self.child(&desired.tuning, seen.tuning.as_ref(), |w| &mut w.tuning, "ConfigMap").await?
+        if let Some(written) = self
+            .child(&desired.tuning, seen.tuning.as_ref(), |w| &mut w.tuning, "ConfigMap")
+            .await?
         {
             // A first file is there before the first pod: nobody has to wait for it.
             self.writes.knobs_at = seen.tuning.is_some().then(Instant::now);
@@ -133,7 +139,9 @@ impl Writer<'_> {
                 // Without a number the API server would write 1, and a pod would start before its group is ready for it.
                 None => Some(0),
                 // The operator ended before the scaler had its turn: leaving the number out would reset it to 1.
-                Some(there) if !owns_replicas(there) => there.spec.as_ref().and_then(|s| s.replicas),
+                Some(there) if !owns_replicas(there) => {
+                    there.spec.as_ref().and_then(|s| s.replicas)
+                }
                 Some(_) => None,
             };
         }
@@ -144,7 +152,11 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// When the API server does not take it.
-    pub async fn replicas(&mut self, deployment: &Deployment, replicas: i32) -> Result<bool, Error> {
+    pub async fn replicas(
+        &mut self,
+        deployment: &Deployment,
+        replicas: i32,
+    ) -> Result<bool, Error> {
         let asked = deployment.spec.as_ref().and_then(|s| s.replicas);
         if asked == Some(replicas) && owns_replicas(deployment) {
             return Ok(false);
@@ -160,7 +172,8 @@ impl Writer<'_> {
         });
         let params = PatchParams::apply(labels::FIELD_MANAGER_SCALER).force();
         let answer = api.patch(&name, &params, &Patch::Apply(&patch)).await;
-        let answer = answer.map_err(|source| Error::Api { kind: "Deployment".to_owned(), name, source })?;
+        let answer =
+            answer.map_err(|source| Error::Api { kind: "Deployment".to_owned(), name, source })?;
         self.metrics.write("Replicas");
         self.writes.deployment.wrote(answer, Instant::now());
         Ok(true)
@@ -175,7 +188,11 @@ impl Writer<'_> {
         kind: &'static str,
     ) -> Result<Option<Arc<K>>, Error>
     where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + Debug
+            + Serialize
+            + DeserializeOwned,
     {
         if let Some(seen) = seen
             && !differs(desired, seen.as_ref(), slot(self.writes))?
@@ -202,8 +219,11 @@ impl Writer<'_> {
         self.metrics.write(kind);
         let slot = slot(self.writes);
         let wanted = json(desired)?;
-        slot.settled =
-            if contains(&json(&answer)?, &wanted) { None } else { Some((desired_hash(desired), content(&answer)?)) };
+        slot.settled = if contains(&json(&answer)?, &wanted) {
+            None
+        } else {
+            Some((desired_hash(desired), content(&answer)?))
+        };
         slot.verified = None;
         Ok(Some(slot.wrote(answer, Instant::now())))
     }
@@ -215,7 +235,8 @@ impl Writer<'_> {
         let Some(revision) = tuning.annotations().get(labels::REVISION) else { return };
         let Some(written) = written_at(tuning.managed_fields()) else { return };
         let nudged = &mut self.writes.nudged;
-        nudged.retain(|name, _| seen.pods.iter().any(|pod| pod.metadata.name.as_ref() == Some(name)));
+        nudged
+            .retain(|name, _| seen.pods.iter().any(|pod| pod.metadata.name.as_ref() == Some(name)));
         let late: Vec<String> = seen
             .pods
             .iter()
@@ -264,11 +285,17 @@ fn owns_replicas(deployment: &Deployment) -> bool {
         .managed_fields()
         .iter()
         .filter(|entry| entry.manager.as_deref() == Some(labels::FIELD_MANAGER_SCALER))
-        .any(|entry| entry.fields_v1.as_ref().is_some_and(|f| f.0.pointer("/f:spec/f:replicas").is_some()))
+        .any(|entry| {
+            entry.fields_v1.as_ref().is_some_and(|f| f.0.pointer("/f:spec/f:replicas").is_some())
+        })
 }
 
 /// Whether an object has to be written: what was built for it has changed, or somebody changed what was built.
-fn differs<K: Resource + Serialize>(desired: &K, seen: &K, slot: &mut Slot<K>) -> Result<bool, Error> {
+fn differs<K: Resource + Serialize>(
+    desired: &K,
+    seen: &K,
+    slot: &mut Slot<K>,
+) -> Result<bool, Error> {
     let hash = desired_hash(desired);
     if seen.meta().annotations.as_ref().and_then(|a| a.get(DESIRED_HASH)) != Some(&hash) {
         return Ok(true);
@@ -289,7 +316,13 @@ fn differs<K: Resource + Serialize>(desired: &K, seen: &K, slot: &mut Slot<K>) -
 }
 
 fn desired_hash<K: Resource>(object: &K) -> String {
-    object.meta().annotations.as_ref().and_then(|a| a.get(DESIRED_HASH)).cloned().unwrap_or_default()
+    object
+        .meta()
+        .annotations
+        .as_ref()
+        .and_then(|a| a.get(DESIRED_HASH))
+        .cloned()
+        .unwrap_or_default()
 }
 
 fn json<T: Serialize>(value: &T) -> Result<Value, Error> {
@@ -313,15 +346,17 @@ fn content<K: Serialize>(object: &K) -> Result<String, Error> {
 /// are compared by name, others one by one.
 fn contains(seen: &Value, desired: &Value) -> bool {
     match (seen, desired) {
-        (Value::Object(seen), Value::Object(desired)) => desired.iter().all(|(key, value)| match seen.get(key) {
-            Some(found) => contains(found, value),
-            // What is empty may be left out.
-            None => {
-                value.is_null()
-                    || value.as_object().is_some_and(serde_json::Map::is_empty)
-                    || value.as_array().is_some_and(Vec::is_empty)
-            }
-        }),
+        (Value::Object(seen), Value::Object(desired)) => {
+            desired.iter().all(|(key, value)| match seen.get(key) {
+                Some(found) => contains(found, value),
+                // What is empty may be left out.
+                None => {
+                    value.is_null()
+                        || value.as_object().is_some_and(serde_json::Map::is_empty)
+                        || value.as_array().is_some_and(Vec::is_empty)
+                }
+            })
+        }
         (Value::Array(seen), Value::Array(desired)) => {
             let name = |value: &Value| value.get("name").and_then(Value::as_str).map(str::to_owned);
             if desired.iter().all(|d| name(d).is_some()) {

@@ -51,7 +51,8 @@ impl Children {
 
     /// Pods that exist and are not stopping.
     pub fn exist(&self) -> i32 {
-        self.pods.iter().filter(|p| p.metadata.deletion_timestamp.is_none() && !ended(p)).count() as i32
+        self.pods.iter().filter(|p| p.metadata.deletion_timestamp.is_none() && !ended(p)).count()
+            as i32
     }
 
     /// Pods that are ready: those that have joined their group.
@@ -91,7 +92,10 @@ pub fn observe(
     writes: &mut Writes,
     now: Instant,
 ) -> Children {
-    let newest = writes.consumer.newest(Some(Arc::clone(consumer)), now).unwrap_or_else(|| Arc::clone(consumer));
+    let newest = writes
+        .consumer
+        .newest(Some(Arc::clone(consumer)), now)
+        .unwrap_or_else(|| Arc::clone(consumer));
     // The spec is always the watch's: only the status is ours to write.
     let consumer = if newest.status == consumer.status {
         Arc::clone(consumer)
@@ -102,8 +106,12 @@ pub fn observe(
         deployment: writes
             .deployment
             .newest(child(stores.deployments.get(&key(id, &build::deployment_name(id))), id), now),
-        config: writes.config.newest(child(stores.config_maps.get(&key(id, &build::config_name(id))), id), now),
-        tuning: writes.tuning.newest(child(stores.config_maps.get(&key(id, &build::tuning_name(id))), id), now),
+        config: writes
+            .config
+            .newest(child(stores.config_maps.get(&key(id, &build::config_name(id))), id), now),
+        tuning: writes
+            .tuning
+            .newest(child(stores.config_maps.get(&key(id, &build::tuning_name(id))), id), now),
         pods: stores.pods.of(&ObjectRef::new(&id.name).within(&id.namespace)),
         consumer,
     }
@@ -121,5 +129,8 @@ fn child<K: Resource>(seen: Option<Arc<K>>, id: &Identity) -> Option<Arc<K>> {
 
 /// Whether an object's controller is this consumer.
 pub fn is_owned<K: Resource>(object: &K, id: &Identity) -> bool {
-    object.owner_references().iter().any(|owner| owner.uid == id.uid && owner.controller == Some(true))
+    object
+        .owner_references()
+        .iter()
+        .any(|owner| owner.uid == id.uid && owner.controller == Some(true))
 }

@@ -31,12 +31,20 @@ pub struct Happening {
 
 impl Happening {
     /// Something ordinary.
-    pub fn normal(reason: impl Into<Cow<'static, str>>, action: &'static str, note: impl Into<String>) -> Self {
+    pub fn normal(
+        reason: impl Into<Cow<'static, str>>,
+        action: &'static str,
+        note: impl Into<String>,
+    ) -> Self {
         Self { warning: false, reason: reason.into(), action, note: note.into() }
     }
 
     /// Something that somebody should look at.
-    pub fn warning(reason: impl Into<Cow<'static, str>>, action: &'static str, note: impl Into<String>) -> Self {
+    pub fn warning(
+        reason: impl Into<Cow<'static, str>>,
+        action: &'static str,
+        note: impl Into<String>,
+    ) -> Self {
         Self { warning: true, reason: reason.into(), action, note: note.into() }
     }
 }
@@ -60,7 +68,8 @@ impl Events {
             // kube's Recorder takes events of one action and reason for one series and repeats the first one's note, so
             // that "3 to 5 pods" would appear as "1 to 3 pods" for six minutes. A recorder of its own for each event has no
             // memory to do that with; that the same is not said twice is the business of the transitions.
-            let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: self.instance.clone() };
+            let reporter =
+                Reporter { controller: CONTROLLER.to_owned(), instance: self.instance.clone() };
             let event = Event {
                 type_: if happening.warning { EventType::Warning } else { EventType::Normal },
                 reason: happening.reason.clone().into_owned(),
@@ -69,9 +78,12 @@ impl Events {
                 secondary: None,
             };
             let began = Timestamp::now();
-            if let Err(error) = Recorder::new(self.client.clone(), reporter).publish(&event, object).await {
+            if let Err(error) =
+                Recorder::new(self.client.clone(), reporter).publish(&event, object).await
+            {
                 // A create that was repeated after a lost answer is there already (kube retries a POST too).
-                let there = matches!(&error, kube::Error::Api(status) if status.is_already_exists());
+                let there =
+                    matches!(&error, kube::Error::Api(status) if status.is_already_exists());
                 if !there {
                     let took = Timestamp::now().duration_since(began);
                     tracing::warn!(%error, ?took, reason = %happening.reason, "cannot publish an event");

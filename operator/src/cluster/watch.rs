@@ -66,16 +66,23 @@ pub struct Scope {
 
 /// Starts to watch a namespace, or all of them.
 pub fn scope(client: &Client, namespace: Option<&str>, metrics: &Arc<Metrics>) -> Scope {
-    let ours = watcher::Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGED_BY_VALUE));
+    let ours = watcher::Config::default().labels(&format!(
+        "{}={}",
+        labels::MANAGED_BY,
+        labels::MANAGED_BY_VALUE
+    ));
     let (consumers, consumer_writer) = reflector::store();
     let (deployments, deployment_writer) = reflector::store();
     let (config_maps, config_map_writer) = reflector::store();
     let pods = Arc::new(Pods::default());
     let (wake, woken) = mpsc::unbounded();
 
-    let consumer_events = watcher(api::<Guarded>(client, namespace), watcher::Config::default()).default_backoff();
-    let deployment_events = watcher(api::<Deployment>(client, namespace), ours.clone()).default_backoff();
-    let config_map_events = watcher(api::<ConfigMap>(client, namespace), ours.clone()).default_backoff();
+    let consumer_events =
+        watcher(api::<Guarded>(client, namespace), watcher::Config::default()).default_backoff();
+    let deployment_events =
+        watcher(api::<Deployment>(client, namespace), ours.clone()).default_backoff();
+    let config_map_events =
+        watcher(api::<ConfigMap>(client, namespace), ours.clone()).default_backoff();
     let pod_events = watcher(api::<Pod>(client, namespace), ours).default_backoff();
     let index = Arc::clone(&pods);
     let see = move |event: &_| {
@@ -86,15 +93,23 @@ pub fn scope(client: &Client, namespace: Option<&str>, metrics: &Arc<Metrics>) -
     let listed: [CancellationToken; 4] = Default::default();
     let [a, b, c, d] = listed.clone();
     let requests = futures::stream::select_all([
-        requests("KafkaConsumer", metrics, consumer_events.modify(strip).reflect(consumer_writer), a, |c| {
-            Some(ObjectRef::from_obj(c))
-        }),
+        requests(
+            "KafkaConsumer",
+            metrics,
+            consumer_events.modify(strip).reflect(consumer_writer),
+            a,
+            |c| Some(ObjectRef::from_obj(c)),
+        ),
         requests("Deployment", metrics, deployment_events.reflect(deployment_writer), b, owner),
         requests("ConfigMap", metrics, config_map_events.reflect(config_map_writer), c, owner),
         requests("Pod", metrics, pod_events.modify(slim).inspect(see), d, owner),
         woken.map(|object| Ok(request(object, "a new reading"))).boxed(),
     ]);
-    Scope { stores: Stores { consumers, deployments, config_maps, pods, listed }, requests: requests.boxed(), wake }
+    Scope {
+        stores: Stores { consumers, deployments, config_maps, pods, listed },
+        requests: requests.boxed(),
+        wake,
+    }
 }
 
 impl Stores {

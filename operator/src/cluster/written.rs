@@ -91,7 +91,8 @@ mod tests {
         slot.wrote(config_map("100"), begin);
         let at = |slot: &mut Slot<ConfigMap>, seen: Option<&str>, seconds| {
             let seen = seen.map(|v| Arc::new(config_map(v)));
-            slot.newest(seen, begin + Duration::from_secs(seconds)).map(|o| o.resource_version().unwrap())
+            slot.newest(seen, begin + Duration::from_secs(seconds))
+                .map(|o| o.resource_version().unwrap())
         };
         assert_eq!(at(&mut slot, None, 1).unwrap(), "100");
         // As numbers: "99" is the older, though it sorts behind "100" as text.

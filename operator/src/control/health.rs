@@ -36,7 +36,11 @@ pub struct Health {
 
 impl Default for Health {
     fn default() -> Self {
-        Self { start: Instant::now(), beat: AtomicU64::new(0), pending: Mutex::new(BTreeSet::new()) }
+        Self {
+            start: Instant::now(),
+            beat: AtomicU64::new(0),
+            pending: Mutex::new(BTreeSet::new()),
+        }
     }
 }
 
@@ -88,7 +92,11 @@ pub fn router(health: Arc<Health>, metrics: Arc<dyn Fn() -> String + Send + Sync
 ///
 /// # Errors
 /// When the address cannot be listened on.
-pub async fn serve(listen: SocketAddr, router: Router, stop: CancellationToken) -> std::io::Result<()> {
+pub async fn serve(
+    listen: SocketAddr,
+    router: Router,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
     let listener = TcpListener::bind(listen).await?;
     tracing::info!(address = %listener.local_addr()?, "serving /livez, /readyz and /metrics");
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await

@@ -90,7 +90,12 @@ struct Failed {
 }
 
 /// Runs all scopes until `stop`; passes that run then are finished.
-pub async fn run(shared: &Arc<Shared>, scopes: Vec<Scope>, concurrency: u16, stop: CancellationToken) {
+pub async fn run(
+    shared: &Arc<Shared>,
+    scopes: Vec<Scope>,
+    concurrency: u16,
+    stop: CancellationToken,
+) {
     let stores: Vec<_> = scopes.iter().map(|scope| scope.stores.clone()).collect();
     let ready = Arc::new(CancellationToken::new());
     shared.health.wait_for(WATCHES);
@@ -100,7 +105,9 @@ pub async fn run(shared: &Arc<Shared>, scopes: Vec<Scope>, concurrency: u16, sto
         for stores in stores {
             stores.ready().await;
             // All claims are known before the first pass: else the first consumer that is seen would have the group.
-            for consumer in stores.consumers.state().iter().filter_map(|object| object.0.as_ref().ok()) {
+            for consumer in
+                stores.consumers.state().iter().filter_map(|object| object.0.as_ref().ok())
+            {
                 if let Some((group, claim)) = Claim::of(consumer) {
                     shared_then.groups.claim(&group, claim);
                 }
@@ -109,7 +116,9 @@ pub async fn run(shared: &Arc<Shared>, scopes: Vec<Scope>, concurrency: u16, sto
         shared_then.health.done(WATCHES);
         all_ready.cancel();
     }));
-    let passes = scopes.into_iter().map(|scope| scope_passes(shared, scope, concurrency, &ready, &stop).boxed());
+    let passes = scopes
+        .into_iter()
+        .map(|scope| scope_passes(shared, scope, concurrency, &ready, &stop).boxed());
     let mut passes = stream::select_all(passes);
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     loop {
@@ -209,7 +218,11 @@ async fn turn(object: Arc<Guarded>, passes: Arc<Passes>) -> Result<Action, Faile
 }
 
 /// One pass with its time limit, in a task of its own: a panic in it ends the pass and nothing else.
-async fn pass(consumer: &Arc<KafkaConsumer>, passes: &Arc<Passes>, kept: &Arc<Kept>) -> Result<Action, Error> {
+async fn pass(
+    consumer: &Arc<KafkaConsumer>,
+    passes: &Arc<Passes>,
+    kept: &Arc<Kept>,
+) -> Result<Action, Error> {
     let (consumer, passes, kept) = (Arc::clone(consumer), Arc::clone(passes), Arc::clone(kept));
     let task = AbortOnDropHandle::new(tokio::spawn(async move {
         let mut memory = kept.memory.lock().await;
@@ -276,7 +289,10 @@ impl Passes {
         memory.unreadable = version;
         let key = ObjectRef::from_obj(object);
         tracing::warn!(consumer = %Short(&key.namespace, &key.name), error = %invalid.error, "the object cannot be read");
-        let note = format!("this object cannot be read by this version of the operator: {}", invalid.error);
+        let note = format!(
+            "this object cannot be read by this version of the operator: {}",
+            invalid.error
+        );
         let happening = Happening::warning(reason::INVALID_SPEC, "Read", note);
         self.context.shared.events.publish(&[happening], &object.object_ref(&())).await;
     }

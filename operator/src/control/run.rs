@@ -63,7 +63,12 @@ pub async fn run(args: Args) -> Result<(), Error> {
 ///
 /// # Errors
 /// As [`run`].
-pub async fn operate(args: Args, client: Client, kafka: Arc<dyn Kafka>, stop: CancellationToken) -> Result<(), Error> {
+pub async fn operate(
+    args: Args,
+    client: Client,
+    kafka: Arc<dyn Kafka>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
     let health = Arc::new(Health::default());
     let metrics = Arc::new(Metrics::default());
     health.wait_for(DEFINITION);
@@ -73,7 +78,9 @@ pub async fn operate(args: Args, client: Client, kafka: Arc<dyn Kafka>, stop: Ca
     // A port that is taken is found at once; afterwards the server ends only with the operator.
     let server = async {
         match server.await {
-            Ok(Err(source)) => Err(Error::Io { what: "serve /livez, /readyz and /metrics", source }),
+            Ok(Err(source)) => {
+                Err(Error::Io { what: "serve /livez, /readyz and /metrics", source })
+            }
             _ => Ok(()),
         }
     };
@@ -118,10 +125,14 @@ async fn definition(shared: &Shared) -> Result<(), Error> {
     for look in 0_u32.. {
         match shared.client.list_api_group_resources("sluice.dev/v1alpha1").await {
             Ok(list) if list.resources.iter().any(|r| r.name == "kafkaconsumers") => break,
-            Err(error @ kube::Error::Api(_)) if refused(&error) => return Err(Error::Refused(error)),
+            Err(error @ kube::Error::Api(_)) if refused(&error) => {
+                return Err(Error::Refused(error));
+            }
             // Discovery answers "not found" for a group that nobody has defined.
             Ok(_) => missing(look, "it is not installed"),
-            Err(kube::Error::Api(status)) if status.code == 404 => missing(look, "it is not installed"),
+            Err(kube::Error::Api(status)) if status.code == 404 => {
+                missing(look, "it is not installed")
+            }
             Err(error) => missing(look, &error.to_string()),
         }
         shared.health.tick();
@@ -143,7 +154,8 @@ fn missing(look: u32, why: &str) {
 
 fn stop_on_signals(stop: &CancellationToken) -> Result<(), Error> {
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        let mut signals = signal(kind).map_err(|source| Error::Io { what: "listen for signals", source })?;
+        let mut signals =
+            signal(kind).map_err(|source| Error::Io { what: "listen for signals", source })?;
         let stop = stop.clone();
         tokio::spawn(async move {
             signals.recv().await;

@@ -122,7 +122,8 @@ impl ClientContext for Errors {
         tracing::debug!(%error, reason, "a connection to Kafka");
         // That all brokers are down follows; the cause is what came before.
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), reason.to_owned()));
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some((Instant::now(), reason.to_owned()));
         }
     }
 }
@@ -183,7 +184,12 @@ impl Admin {
         self.client.client().native_ptr()
     }
 
-    fn options(&self, op: c::rd_kafka_admin_op_t, tag: u64, timeout: Duration) -> Owned<c::rd_kafka_AdminOptions_t> {
+    fn options(
+        &self,
+        op: c::rd_kafka_admin_op_t,
+        tag: u64,
+        timeout: Duration,
+    ) -> Owned<c::rd_kafka_AdminOptions_t> {
         let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: the handle is valid; the options are owned by the guard. The tag is carried as a number, never followed.
         unsafe {
@@ -214,14 +220,19 @@ impl Admin {
     }
 
     /// Asks for an end of each of these partitions: one request for each leader.
-    pub fn list_offsets(&self, partitions: &[(&str, i32)], which: Which, tag: u64, timeout: Duration) {
-        let options = self.options(c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS, tag, timeout);
+    pub fn list_offsets(
+        &self,
+        partitions: &[(&str, i32)],
+        which: Which,
+        tag: u64,
+        timeout: Duration,
+    ) {
+        let options =
+            self.options(c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS, tag, timeout);
         // librdkafka's OffsetSpec: EARLIEST is -2, LATEST is -1.
-        let list = list(
-            partitions
-                .iter()
-                .map(|&(topic, partition)| (topic, partition, if which == Which::Start { -2 } else { -1 })),
-        );
+        let list = list(partitions.iter().map(|&(topic, partition)| {
+            (topic, partition, if which == Which::Start { -2 } else { -1 })
+        }));
         // SAFETY: options and list live until the call has copied them.
         unsafe {
             if let Which::End { committed } = which {
@@ -237,9 +248,20 @@ impl Admin {
     }
 
     /// Asks the group's coordinator for its committed offsets with their metadata.
-    pub fn group_offsets(&self, group: &str, partitions: &[(&str, i32)], broker: i32, tag: u64, timeout: Duration) {
-        let options =
-            self.to_broker(c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS, broker, tag, timeout);
+    pub fn group_offsets(
+        &self,
+        group: &str,
+        partitions: &[(&str, i32)],
+        broker: i32,
+        tag: u64,
+        timeout: Duration,
+    ) {
+        let options = self.to_broker(
+            c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS,
+            broker,
+            tag,
+            timeout,
+        );
         let list = list(partitions.iter().map(|&(topic, partition)| (topic, partition, -1001)));
         let group = text(group);
         // SAFETY: group and list are copied by `_new`; the request is owned by the guard until the call has copied it.
@@ -248,7 +270,13 @@ impl Admin {
                 c::rd_kafka_ListConsumerGroupOffsets_new(group.as_ptr(), list.0),
                 c::rd_kafka_ListConsumerGroupOffsets_destroy,
             );
-            c::rd_kafka_ListConsumerGroupOffsets(self.handle(), &raw mut request.0, 1, options.0, self.queue);
+            c::rd_kafka_ListConsumerGroupOffsets(
+                self.handle(),
+                &raw mut request.0,
+                1,
+                options.0,
+                self.queue,
+            );
         }
     }
 
@@ -261,8 +289,12 @@ impl Admin {
         tag: u64,
         timeout: Duration,
     ) {
-        let options =
-            self.to_broker(c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS, broker, tag, timeout);
+        let options = self.to_broker(
+            c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS,
+            broker,
+            tag,
+            timeout,
+        );
         let list = list(offsets.iter().copied());
         let group = text(group);
         // SAFETY: as in `group_offsets`.
@@ -271,13 +303,24 @@ impl Admin {
                 c::rd_kafka_AlterConsumerGroupOffsets_new(group.as_ptr(), list.0),
                 c::rd_kafka_AlterConsumerGroupOffsets_destroy,
             );
-            c::rd_kafka_AlterConsumerGroupOffsets(self.handle(), &raw mut request.0, 1, options.0, self.queue);
+            c::rd_kafka_AlterConsumerGroupOffsets(
+                self.handle(),
+                &raw mut request.0,
+                1,
+                options.0,
+                self.queue,
+            );
         }
     }
 
     /// Asks a broker for ids and partitions of topics. Topics that do not exist are not created.
     pub fn describe_topics(&self, names: &[&str], broker: i32, tag: u64, timeout: Duration) {
-        let options = self.to_broker(c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, broker, tag, timeout);
+        let options = self.to_broker(
+            c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
+            broker,
+            tag,
+            timeout,
+        );
         let names: Vec<CString> = names.iter().map(|name| text(name)).collect();
         let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
         // SAFETY: the names live until `_of_topic_names` has copied them; the collection is owned by the guard.
@@ -292,25 +335,51 @@ impl Admin {
 
     /// Asks the group's coordinator for its state and members.
     pub fn describe_group(&self, group: &str, broker: i32, tag: u64, timeout: Duration) {
-        let options =
-            self.to_broker(c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS, broker, tag, timeout);
+        let options = self.to_broker(
+            c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS,
+            broker,
+            tag,
+            timeout,
+        );
         let group = text(group);
         let mut groups = [group.as_ptr()];
         // SAFETY: the name lives until the call has copied it.
-        unsafe { c::rd_kafka_DescribeConsumerGroups(self.handle(), groups.as_mut_ptr(), 1, options.0, self.queue) }
+        unsafe {
+            c::rd_kafka_DescribeConsumerGroups(
+                self.handle(),
+                groups.as_mut_ptr(),
+                1,
+                options.0,
+                self.queue,
+            )
+        }
     }
 
     /// Asks a broker for one of its settings.
     pub fn broker_settings(&self, broker: i32, tag: u64, timeout: Duration) {
-        let options = self.to_broker(c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS, broker, tag, timeout);
+        let options = self.to_broker(
+            c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS,
+            broker,
+            tag,
+            timeout,
+        );
         let name = text(&broker.to_string());
         // SAFETY: the name is copied by `_new`; the resource is owned by the guard until the call has copied it.
         unsafe {
             let mut resource = Owned(
-                c::rd_kafka_ConfigResource_new(c::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_BROKER, name.as_ptr()),
+                c::rd_kafka_ConfigResource_new(
+                    c::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_BROKER,
+                    name.as_ptr(),
+                ),
                 c::rd_kafka_ConfigResource_destroy,
             );
-            c::rd_kafka_DescribeConfigs(self.handle(), &raw mut resource.0, 1, options.0, self.queue);
+            c::rd_kafka_DescribeConfigs(
+                self.handle(),
+                &raw mut resource.0,
+                1,
+                options.0,
+                self.queue,
+            );
         }
     }
 
@@ -334,7 +403,8 @@ impl Admin {
         unsafe {
             let mut metadata = ptr::null();
             // No topic but those that the client has itself: on a large cluster all would be megabytes.
-            let error = c::rd_kafka_metadata(self.handle(), 0, ptr::null_mut(), &raw mut metadata, millis);
+            let error =
+                c::rd_kafka_metadata(self.handle(), 0, ptr::null_mut(), &raw mut metadata, millis);
             if error != c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR || metadata.is_null() {
                 return Vec::new();
             }
@@ -362,7 +432,8 @@ impl Admin {
         let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: the queue is valid. The event is owned by the guard, and all that is read of it is copied before.
         unsafe {
-            let event = Owned(c::rd_kafka_queue_poll(self.queue, millis), c::rd_kafka_event_destroy);
+            let event =
+                Owned(c::rd_kafka_queue_poll(self.queue, millis), c::rd_kafka_event_destroy);
             if event.0.is_null() {
                 return None;
             }
@@ -388,17 +459,24 @@ unsafe fn answer(event: *mut c::rd_kafka_event_t, setting: &str) -> Result<Answe
         let result = c::rd_kafka_event_ListOffsets_result(event);
         if !result.is_null() {
             let infos = c::rd_kafka_ListOffsets_result_infos(result, &raw mut count);
-            let offsets = (0..count)
-                .map(|n| partition_offset(&*c::rd_kafka_ListOffsetsResultInfo_topic_partition(*infos.add(n))));
+            let offsets = (0..count).map(|n| {
+                partition_offset(&*c::rd_kafka_ListOffsetsResultInfo_topic_partition(*infos.add(n)))
+            });
             return Ok(Answer::Offsets(offsets.collect()));
         }
         let result = c::rd_kafka_event_ListConsumerGroupOffsets_result(event);
         if !result.is_null() {
-            return group_result(c::rd_kafka_ListConsumerGroupOffsets_result_groups(result, &raw mut count), count);
+            return group_result(
+                c::rd_kafka_ListConsumerGroupOffsets_result_groups(result, &raw mut count),
+                count,
+            );
         }
         let result = c::rd_kafka_event_AlterConsumerGroupOffsets_result(event);
         if !result.is_null() {
-            return group_result(c::rd_kafka_AlterConsumerGroupOffsets_result_groups(result, &raw mut count), count);
+            return group_result(
+                c::rd_kafka_AlterConsumerGroupOffsets_result_groups(result, &raw mut count),
+                count,
+            );
         }
         let result = c::rd_kafka_event_DescribeTopics_result(event);
         if !result.is_null() {
@@ -421,10 +499,12 @@ unsafe fn answer(event: *mut c::rd_kafka_event_t, setting: &str) -> Result<Answe
             }
             let mut entries_count = 0;
             let entries = c::rd_kafka_ConfigResource_configs(*resources, &raw mut entries_count);
-            let found = (0..entries_count)
-                .map(|n| *entries.add(n))
-                .find(|entry| string(c::rd_kafka_ConfigEntry_name(*entry)).as_deref() == Some(setting));
-            return Ok(Answer::Setting(found.and_then(|entry| string(c::rd_kafka_ConfigEntry_value(entry)))));
+            let found = (0..entries_count).map(|n| *entries.add(n)).find(|entry| {
+                string(c::rd_kafka_ConfigEntry_name(*entry)).as_deref() == Some(setting)
+            });
+            return Ok(Answer::Setting(
+                found.and_then(|entry| string(c::rd_kafka_ConfigEntry_value(entry))),
+            ));
         }
     }
     Err(nothing("an answer that nobody asked for"))
@@ -432,7 +512,10 @@ unsafe fn answer(event: *mut c::rd_kafka_event_t, setting: &str) -> Result<Answe
 
 /// # Safety
 /// `groups` has `count` live results.
-unsafe fn group_result(groups: *mut *const c::rd_kafka_group_result_t, count: usize) -> Result<Answer, Failure> {
+unsafe fn group_result(
+    groups: *mut *const c::rd_kafka_group_result_t,
+    count: usize,
+) -> Result<Answer, Failure> {
     if count == 0 {
         return Err(nothing("no group is in the answer"));
     }
@@ -443,7 +526,8 @@ unsafe fn group_result(groups: *mut *const c::rd_kafka_group_result_t, count: us
         if list.is_null() {
             return Ok(Answer::Offsets(Vec::new()));
         }
-        let elements = (0..usize::try_from((*list).cnt).unwrap_or(0)).map(|n| partition_offset(&*(*list).elems.add(n)));
+        let elements = (0..usize::try_from((*list).cnt).unwrap_or(0))
+            .map(|n| partition_offset(&*(*list).elems.add(n)));
         Ok(Answer::Offsets(elements.collect()))
     }
 }
@@ -454,7 +538,9 @@ unsafe fn partition_offset(element: &c::rd_kafka_topic_partition_t) -> Partition
     // SAFETY: metadata has the size that the element says, and is not necessarily NUL-terminated.
     let (topic, metadata) = unsafe {
         let metadata = (!element.metadata.is_null())
-            .then(|| std::slice::from_raw_parts(element.metadata.cast::<u8>(), element.metadata_size))
+            .then(|| {
+                std::slice::from_raw_parts(element.metadata.cast::<u8>(), element.metadata_size)
+            })
             .map(|bytes| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned());
         (string(element.topic).unwrap_or_default(), metadata)
     };
@@ -476,7 +562,9 @@ unsafe fn topic(description: *const c::rd_kafka_TopicDescription_t) -> Topic {
     // SAFETY: what it points to lives as long as it.
     unsafe {
         let name = string(c::rd_kafka_TopicDescription_name(description)).unwrap_or_default();
-        let described = if let Some(failure) = failure(c::rd_kafka_TopicDescription_error(description)) {
+        let described = if let Some(failure) =
+            failure(c::rd_kafka_TopicDescription_error(description))
+        {
             Err(failure)
         } else {
             let mut count = 0;
@@ -485,7 +573,8 @@ unsafe fn topic(description: *const c::rd_kafka_TopicDescription_t) -> Topic {
             for n in 0..count {
                 let info = *partitions.add(n);
                 let leader = c::rd_kafka_TopicPartitionInfo_leader(info);
-                let number = usize::try_from(c::rd_kafka_TopicPartitionInfo_partition(info)).unwrap_or(usize::MAX);
+                let number = usize::try_from(c::rd_kafka_TopicPartitionInfo_partition(info))
+                    .unwrap_or(usize::MAX);
                 if let (false, Some(slot)) = (leader.is_null(), leaders.get_mut(number)) {
                     *slot = c::rd_kafka_Node_id(leader);
                 }
@@ -500,39 +589,51 @@ unsafe fn topic(description: *const c::rd_kafka_TopicDescription_t) -> Topic {
 
 /// # Safety
 /// `description` is live.
-unsafe fn group(description: *const c::rd_kafka_ConsumerGroupDescription_t) -> Result<Answer, Failure> {
+unsafe fn group(
+    description: *const c::rd_kafka_ConsumerGroupDescription_t,
+) -> Result<Answer, Failure> {
     use c::rd_kafka_consumer_group_state_t as state;
     // SAFETY: what it points to lives as long as it.
     unsafe {
         if let Some(failure) = failure(c::rd_kafka_ConsumerGroupDescription_error(description)) {
             // A group that never was has no members.
             if failure.code == RDKafkaErrorCode::GroupIdNotFound {
-                return Ok(Answer::Group(GroupDescription { state: State::Empty, members: Vec::new() }));
+                return Ok(Answer::Group(GroupDescription {
+                    state: State::Empty,
+                    members: Vec::new(),
+                }));
             }
             return Err(failure);
         }
         let state = match c::rd_kafka_ConsumerGroupDescription_state(description) {
-            state::RD_KAFKA_CONSUMER_GROUP_STATE_EMPTY | state::RD_KAFKA_CONSUMER_GROUP_STATE_DEAD => State::Empty,
+            state::RD_KAFKA_CONSUMER_GROUP_STATE_EMPTY
+            | state::RD_KAFKA_CONSUMER_GROUP_STATE_DEAD => State::Empty,
             state::RD_KAFKA_CONSUMER_GROUP_STATE_STABLE => State::Stable,
             state::RD_KAFKA_CONSUMER_GROUP_STATE_PREPARING_REBALANCE
             | state::RD_KAFKA_CONSUMER_GROUP_STATE_COMPLETING_REBALANCE => State::Rebalancing,
             _ => State::Other,
         };
-        let members = (0..c::rd_kafka_ConsumerGroupDescription_member_count(description)).map(|n| {
-            let member = c::rd_kafka_ConsumerGroupDescription_member(description, n);
-            let client = string(c::rd_kafka_MemberDescription_client_id(member)).unwrap_or_default();
-            let assignment = c::rd_kafka_MemberDescription_assignment(member);
-            let list =
-                if assignment.is_null() { ptr::null() } else { c::rd_kafka_MemberAssignment_partitions(assignment) };
-            let mut partitions = Vec::new();
-            if !list.is_null() {
-                for n in 0..usize::try_from((*list).cnt).unwrap_or(0) {
-                    let element = &*(*list).elems.add(n);
-                    partitions.push((string(element.topic).unwrap_or_default(), element.partition));
+        let members =
+            (0..c::rd_kafka_ConsumerGroupDescription_member_count(description)).map(|n| {
+                let member = c::rd_kafka_ConsumerGroupDescription_member(description, n);
+                let client =
+                    string(c::rd_kafka_MemberDescription_client_id(member)).unwrap_or_default();
+                let assignment = c::rd_kafka_MemberDescription_assignment(member);
+                let list = if assignment.is_null() {
+                    ptr::null()
+                } else {
+                    c::rd_kafka_MemberAssignment_partitions(assignment)
+                };
+                let mut partitions = Vec::new();
+                if !list.is_null() {
+                    for n in 0..usize::try_from((*list).cnt).unwrap_or(0) {
+                        let element = &*(*list).elems.add(n);
+                        partitions
+                            .push((string(element.topic).unwrap_or_default(), element.partition));
+                    }
                 }
-            }
-            (client, partitions)
-        });
+                (client, partitions)
+            });
         Ok(Answer::Group(GroupDescription { state, members: members.collect() }))
     }
 }
@@ -546,8 +647,10 @@ unsafe fn failure(error: *const c::rd_kafka_error_t) -> Option<Failure> {
     // SAFETY: it is not null, so it is live.
     unsafe {
         let code = c::rd_kafka_error_code(error);
-        (code != c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR)
-            .then(|| Failure { code: code.into(), words: string(c::rd_kafka_error_string(error)).unwrap_or_default() })
+        (code != c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR).then(|| Failure {
+            code: code.into(),
+            words: string(c::rd_kafka_error_string(error)).unwrap_or_default(),
+        })
     }
 }
 
@@ -573,13 +676,19 @@ fn text(text: &str) -> CString {
     CString::new(bytes).unwrap_or_default()
 }
 
-fn list<'a>(elements: impl Iterator<Item = (&'a str, i32, i64)>) -> Owned<c::rd_kafka_topic_partition_list_t> {
+fn list<'a>(
+    elements: impl Iterator<Item = (&'a str, i32, i64)>,
+) -> Owned<c::rd_kafka_topic_partition_list_t> {
     // SAFETY: the list is owned by the guard; names are copied by `_add`, which returns a valid element.
     unsafe {
-        let list = Owned(c::rd_kafka_topic_partition_list_new(16), c::rd_kafka_topic_partition_list_destroy);
+        let list = Owned(
+            c::rd_kafka_topic_partition_list_new(16),
+            c::rd_kafka_topic_partition_list_destroy,
+        );
         for (topic, partition, offset) in elements {
             let topic = text(topic);
-            (*c::rd_kafka_topic_partition_list_add(list.0, topic.as_ptr(), partition)).offset = offset;
+            (*c::rd_kafka_topic_partition_list_add(list.0, topic.as_ptr(), partition)).offset =
+                offset;
         }
         list
     }

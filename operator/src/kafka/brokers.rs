@@ -77,14 +77,18 @@ mod tests {
         assert_eq!((brokers.count(), search.broker(&brokers)), (3, Some(1)));
         assert!(search.refused(1, &brokers) && search.is_open());
         assert_eq!(search.broker(&brokers), Some(3));
-        assert!(search.refused(1, &brokers), "an old answer says nothing of the one who is asked now");
+        assert!(
+            search.refused(1, &brokers),
+            "an old answer says nothing of the one who is asked now"
+        );
         assert_eq!(search.broker(&brokers), Some(3));
         search.found(3);
         assert!(!search.is_open());
         assert_eq!(search.broker(&brokers), Some(3));
 
-        let others: Vec<_> =
-            (0..3).map(|_| search.broker(&brokers).map(|b| (b, search.refused(b, &brokers)))).collect();
+        let others: Vec<_> = (0..3)
+            .map(|_| search.broker(&brokers).map(|b| (b, search.refused(b, &brokers))))
+            .collect();
         assert_eq!(others, [Some((3, true)), Some((5, true)), Some((1, false))]);
     }
 }

@@ -25,8 +25,9 @@ impl Cluster {
     pub fn start(bootstrap_servers: &str, group: &str) -> Arc<Self> {
         let (commands, inbox) = mpsc::channel();
         let (addresses, group) = (bootstrap_servers.to_owned(), group.to_owned());
-        let started =
-            thread::Builder::new().name("kafka-reader".to_owned()).spawn(move || Reader::run(addresses, &group, inbox));
+        let started = thread::Builder::new()
+            .name("kafka-reader".to_owned())
+            .spawn(move || Reader::run(addresses, &group, inbox));
         if let Err(error) = started {
             // The groups then stay unknown, and say so.
             tracing::error!(%error, "no thread can be started to read Kafka");
@@ -43,7 +44,11 @@ impl Cluster {
     }
 
     /// Commits offsets for a group without members.
-    pub async fn commit(&self, following: &Arc<Following>, offsets: Vec<(TopicPartition, i64)>) -> Result<(), Trouble> {
+    pub async fn commit(
+        &self,
+        following: &Arc<Following>,
+        offsets: Vec<(TopicPartition, i64)>,
+    ) -> Result<(), Trouble> {
         let (answer, answered) = oneshot::channel();
         let gone = || Trouble {
             reason: reason::BROKER_ERROR,

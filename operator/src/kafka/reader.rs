@@ -179,7 +179,8 @@ impl Reader {
         let groups = self.followed();
         let present: HashSet<u64> = groups.iter().map(|group| group.id()).collect();
         self.states.retain(|group, _| present.contains(group));
-        let wanted: BTreeSet<&str> = groups.iter().flat_map(|g| g.what().topics.iter().map(String::as_str)).collect();
+        let wanted: BTreeSet<&str> =
+            groups.iter().flat_map(|g| g.what().topics.iter().map(String::as_str)).collect();
         self.topics.retain(|name, _| wanted.contains(name.as_str()));
         if groups.is_empty() {
             return;
@@ -187,11 +188,15 @@ impl Reader {
         self.cluster_id = self.cluster_id.take().or_else(|| self.admin.cluster_id());
         self.find_brokers();
         let Some(teller) = self.teller.broker(&self.brokers) else { return };
-        let unknown = wanted.iter().any(|name| self.topics.get(*name).is_none_or(|topic| topic.partitions.is_err()));
+        let unknown = wanted
+            .iter()
+            .any(|name| self.topics.get(*name).is_none_or(|topic| topic.partitions.is_err()));
         let often = if unknown || self.leader_failed { RESTLESS } else { SELDOM };
         if self.topics_at.is_none_or(|at| at.elapsed() >= often) {
             let names: Vec<&str> = wanted.iter().copied().collect();
-            self.ask(Question::Topics, |admin, tag| admin.describe_topics(&names, teller, tag, REQUEST));
+            self.ask(Question::Topics, |admin, tag| {
+                admin.describe_topics(&names, teller, tag, REQUEST)
+            });
         }
         if self.protocol.is_none() {
             self.ask(Question::Setting, |admin, tag| admin.broker_settings(teller, tag, REQUEST));
@@ -218,7 +223,10 @@ impl Reader {
 
     /// Why there is nobody to ask.
     fn no_connection(&self) -> Failure {
-        let words = self.admin.connection_error().unwrap_or_else(|| "there is no connection yet".to_owned());
+        let words = self
+            .admin
+            .connection_error()
+            .unwrap_or_else(|| "there is no connection yet".to_owned());
         Failure { code: RDKafkaErrorCode::AllBrokersDown, words }
     }
 
@@ -233,7 +241,8 @@ impl Reader {
         let (committed, uncommitted) = (topics_of(true), topics_of(false));
         let mut leaders: BTreeMap<i32, Led> = BTreeMap::new();
         for (name, topic) in &self.topics {
-            let (committed, uncommitted) = (committed.contains(name.as_str()), uncommitted.contains(name.as_str()));
+            let (committed, uncommitted) =
+                (committed.contains(name.as_str()), uncommitted.contains(name.as_str()));
             for (number, leader, has_start) in topic.partitions() {
                 let led = leaders.entry(leader).or_default();
                 let lists = [
@@ -259,7 +268,8 @@ impl Reader {
                 (Question::Ends { leader, committed: true }, before, committed_ends),
                 (Question::Ends { leader, committed: false }, after, ends),
             ] {
-                let list: Vec<(&str, i32)> = partitions.iter().map(|(topic, number)| (&**topic, *number)).collect();
+                let list: Vec<(&str, i32)> =
+                    partitions.iter().map(|(topic, number)| (&**topic, *number)).collect();
                 if !list.is_empty() {
                     self.ask(question, |admin, tag| admin.list_offsets(&list, which, tag, REQUEST));
                 }
@@ -274,21 +284,29 @@ impl Reader {
     fn ask_of_group(&mut self, following: &Following) {
         let (group, what) = (following.id(), following.what());
         let state = self.states.entry(group).or_default();
-        let (offsets_due, members_due) = (state.is_due(SELDOM), state.members_are_due() && following.members_wanted());
+        let (offsets_due, members_due) =
+            (state.is_due(SELDOM), state.members_are_due() && following.members_wanted());
         let Some(broker) = state.coordinator.broker(&self.brokers) else { return };
         if offsets_due {
             let known = what.topics.iter().filter_map(|name| self.topics.get(name));
-            let all = known.flat_map(|topic| topic.partitions().map(|(number, ..)| (Arc::clone(topic.name()), number)));
+            let all = known.flat_map(|topic| {
+                topic.partitions().map(|(number, ..)| (Arc::clone(topic.name()), number))
+            });
             let all: Vec<_> = all.collect();
-            let list: Vec<(&str, i32)> = all.iter().map(|(topic, number)| (&**topic, *number)).collect();
+            let list: Vec<(&str, i32)> =
+                all.iter().map(|(topic, number)| (&**topic, *number)).collect();
             if !list.is_empty() {
                 let question = Question::Offsets { group, broker };
-                self.ask(question, |admin, tag| admin.group_offsets(&what.group_id, &list, broker, tag, REQUEST));
+                self.ask(question, |admin, tag| {
+                    admin.group_offsets(&what.group_id, &list, broker, tag, REQUEST)
+                });
             }
         }
         if members_due {
             let question = Question::Members { group };
-            self.ask(question, |admin, tag| admin.describe_group(&what.group_id, broker, tag, REQUEST));
+            self.ask(question, |admin, tag| {
+                admin.describe_group(&what.group_id, broker, tag, REQUEST)
+            });
         }
     }
 
@@ -340,7 +358,8 @@ impl Reader {
                 }
             }
             (Question::Topics, Ok(Answer::Topics(topics))) => {
-                (self.topics_at, self.topics_failed, self.leader_failed) = (Some(Instant::now()), None, false);
+                (self.topics_at, self.topics_failed, self.leader_failed) =
+                    (Some(Instant::now()), None, false);
                 self.teller.again();
                 for topic in topics {
                     if let Ok((_, leaders)) = &topic.described {
@@ -362,12 +381,16 @@ impl Reader {
                 }
                 self.topics_failed = Some(failure);
             }
-            (Question::Setting, Ok(Answer::Setting(value))) => self.protocol = Some(round::protocol(value.as_deref())),
+            (Question::Setting, Ok(Answer::Setting(value))) => {
+                self.protocol = Some(round::protocol(value.as_deref()))
+            }
             // A broker may refuse to show its settings; `Auto` is then the classic protocol, which every broker has.
             (Question::Setting, Err(failure)) if !round::is_transport(&failure) => {
                 self.protocol = Some(GroupProtocol::Classic);
             }
-            (Question::Starts { .. }, Ok(Answer::Offsets(offsets))) => round::take_starts(&mut self.topics, &offsets),
+            (Question::Starts { .. }, Ok(Answer::Offsets(offsets))) => {
+                round::take_starts(&mut self.topics, &offsets)
+            }
             (Question::Ends { committed, .. }, Ok(Answer::Offsets(offsets))) => {
                 self.leader_failed |= offsets.iter().any(|offset| offset.offset.is_none());
                 round::take_ends(&mut self.topics, offsets, committed, now);
@@ -383,7 +406,9 @@ impl Reader {
                     state.take_offsets(offsets, open.asked, now);
                 }
             }
-            (Question::Offsets { group, broker }, Err(failure)) => self.offsets_failed(group, broker, &failure),
+            (Question::Offsets { group, broker }, Err(failure)) => {
+                self.offsets_failed(group, broker, &failure)
+            }
             (Question::Members { group }, Ok(Answer::Group(description))) => {
                 if let Some(state) = self.states.get_mut(&group) {
                     state.take_members(description, now);
@@ -430,13 +455,21 @@ impl Reader {
     fn publish(&mut self, following: &Following) {
         let state = self.states.entry(following.id()).or_default();
         let topics = &following.what().topics;
-        let (snapshot, trouble) =
-            round::snapshot(&self.addresses, topics, &self.topics, state, following.committed_only());
+        let (snapshot, trouble) = round::snapshot(
+            &self.addresses,
+            topics,
+            &self.topics,
+            state,
+            following.committed_only(),
+        );
         let unknown = || topics.iter().any(|name| !self.topics.contains_key(name));
         let undescribed = self.topics_failed.as_ref().filter(|_| unknown());
-        let trouble = trouble.or_else(|| undescribed.map(|failure| round::trouble(&self.addresses, failure)));
+        let trouble =
+            trouble.or_else(|| undescribed.map(|failure| round::trouble(&self.addresses, failure)));
         let trouble = trouble.map(|trouble| match self.admin.connection_error() {
-            Some(words) if trouble.reason == reason::UNREACHABLE => round::unreachable(&self.addresses, &words),
+            Some(words) if trouble.reason == reason::UNREACHABLE => {
+                round::unreachable(&self.addresses, &words)
+            }
             _ => trouble,
         });
         following.publish(|reading| {
@@ -445,8 +478,10 @@ impl Reader {
             reading.trouble = trouble;
             reading.cluster_id.clone_from(&self.cluster_id);
             reading.protocol = self.protocol;
-            reading.topic_ids =
-                topics.iter().filter_map(|name| Some((name.clone(), self.topics.get(name)?.id.clone()?))).collect();
+            reading.topic_ids = topics
+                .iter()
+                .filter_map(|name| Some((name.clone(), self.topics.get(name)?.id.clone()?)))
+                .collect();
         });
     }
 
@@ -466,7 +501,10 @@ impl Reader {
     fn committed(&self, answer: Result<Answer, Failure>) -> Result<(), Trouble> {
         let failure = match answer {
             Ok(Answer::Offsets(done)) => done.into_iter().find_map(|offset| offset.failure),
-            Ok(_) => Some(Failure { code: RDKafkaErrorCode::Unknown, words: "an answer to something else".to_owned() }),
+            Ok(_) => Some(Failure {
+                code: RDKafkaErrorCode::Unknown,
+                words: "an answer to something else".to_owned(),
+            }),
             Err(failure) => Some(failure),
         };
         failure.map_or(Ok(()), |failure| Err(round::trouble(&self.addresses, &failure)))
@@ -476,7 +514,10 @@ impl Reader {
 /// librdkafka did not take the addresses: every group is told, until there are other ones.
 fn refuse(addresses: &str, words: &str, inbox: &mpsc::Receiver<Command>) {
     while let Ok(command) = inbox.recv() {
-        let trouble = Trouble { reason: reason::UNREACHABLE, message: format!("{addresses} cannot be used: {words}") };
+        let trouble = Trouble {
+            reason: reason::UNREACHABLE,
+            message: format!("{addresses} cannot be used: {words}"),
+        };
         match command {
             Command::Follow(group) => {
                 if let Some(following) = group.upgrade() {

@@ -97,9 +97,14 @@ impl Requests {
         self.open(Question::Commit { group }, Some(waiting))
     }
 
-    fn open(&mut self, question: Question, waiting: Option<oneshot::Sender<Result<(), Trouble>>>) -> u64 {
+    fn open(
+        &mut self,
+        question: Question,
+        waiting: Option<oneshot::Sender<Result<(), Trouble>>>,
+    ) -> u64 {
         self.tag += 1;
-        self.open.insert(self.tag, Open { question, asked: Instant::now(), round: self.round, waiting });
+        self.open
+            .insert(self.tag, Open { question, asked: Instant::now(), round: self.round, waiting });
         self.tag
     }
 
@@ -169,7 +174,11 @@ mod tests {
         requests.begin_round(Duration::ZERO);
         let new = requests.ask(SLOW).unwrap();
         assert!(new != old && requests.answered(old).is_none() && requests.awaits_an_answer());
-        assert!(requests.answered(new).is_some() && requests.answered(new).is_none() && requests.is_empty());
+        assert!(
+            requests.answered(new).is_some()
+                && requests.answered(new).is_none()
+                && requests.is_empty()
+        );
     }
 
     #[test]
@@ -178,7 +187,11 @@ mod tests {
         requests.begin_round(LONG);
         let tags = [(); 2].map(|()| requests.commit(7, oneshot::channel().0));
         assert!(!requests.is_empty() && !requests.awaits_an_answer() && tags[0] != tags[1]);
-        assert!(tags.map(|tag| requests.answered(tag).unwrap().waiting.is_some()).iter().all(|waits| *waits));
+        assert!(
+            tags.map(|tag| requests.answered(tag).unwrap().waiting.is_some())
+                .iter()
+                .all(|waits| *waits)
+        );
         assert!(requests.is_empty());
     }
 }

@@ -7,7 +7,9 @@ use std::{
 };
 
 use rdkafka::types::RDKafkaErrorCode;
-use sluice_crds::{conditions::reason, kafkaconsumer::kafka::GroupProtocol, report::ProgressReport};
+use sluice_crds::{
+    conditions::reason, kafkaconsumer::kafka::GroupProtocol, report::ProgressReport,
+};
 use sluice_planner::snapshot::{
     Committed, Group, GroupState as State, Member, Millis, Partition, Snapshot, TopicPartition,
 };
@@ -62,7 +64,9 @@ impl TopicState {
 
     /// Its partitions: number, leader, and whether the log's start was ever read.
     pub fn partitions(&self) -> impl Iterator<Item = (i32, i32, bool)> {
-        (0..).zip(self.partitions.iter().flatten()).map(|(number, state)| (number, state.leader, state.start.is_some()))
+        (0..)
+            .zip(self.partitions.iter().flatten())
+            .map(|(number, state)| (number, state.leader, state.start.is_some()))
     }
 
     fn partition(&mut self, number: i32) -> Option<&mut PartitionState> {
@@ -72,7 +76,8 @@ impl TopicState {
 
 /// A topic after it was described: what is known of its partitions stays, unless it was made anew.
 pub fn described(known: Option<TopicState>, topic: &admin::Topic) -> TopicState {
-    let name = known.as_ref().map_or_else(|| Arc::from(topic.name.as_str()), |k| Arc::clone(&k.name));
+    let name =
+        known.as_ref().map_or_else(|| Arc::from(topic.name.as_str()), |k| Arc::clone(&k.name));
     match &topic.described {
         Ok((id, leaders)) => {
             let same = known.filter(|k| k.id.as_ref() == Some(id)).and_then(|k| k.partitions.ok());
@@ -90,9 +95,10 @@ pub fn described(known: Option<TopicState>, topic: &admin::Topic) -> TopicState 
 /// Takes log starts in.
 pub fn take_starts(topics: &mut BTreeMap<String, TopicState>, offsets: &[PartitionOffset]) {
     for offset in offsets {
-        if let (Some(partition), Some(start)) =
-            (topics.get_mut(&offset.topic).and_then(|t| t.partition(offset.partition)), offset.offset)
-        {
+        if let (Some(partition), Some(start)) = (
+            topics.get_mut(&offset.topic).and_then(|t| t.partition(offset.partition)),
+            offset.offset,
+        ) {
             partition.start = Some(start);
         }
     }
@@ -106,7 +112,9 @@ pub fn take_ends(
     now: Millis,
 ) {
     for offset in offsets {
-        let Some(partition) = topics.get_mut(&offset.topic).and_then(|t| t.partition(offset.partition)) else {
+        let Some(partition) =
+            topics.get_mut(&offset.topic).and_then(|t| t.partition(offset.partition))
+        else {
             continue;
         };
         let end = partition.end(committed);
@@ -119,7 +127,12 @@ pub fn take_ends(
 }
 
 /// Notes that a leader did not tell the ends of its partitions.
-pub fn fail_ends(topics: &mut BTreeMap<String, TopicState>, leader: i32, committed: bool, failure: &Failure) {
+pub fn fail_ends(
+    topics: &mut BTreeMap<String, TopicState>,
+    leader: i32,
+    committed: bool,
+    failure: &Failure,
+) {
     for partition in topics.values_mut().flat_map(|t| t.partitions.iter_mut().flatten()) {
         if partition.leader == leader {
             partition.end(committed).failure = Some(failure.clone());
@@ -129,7 +142,10 @@ pub fn fail_ends(topics: &mut BTreeMap<String, TopicState>, leader: i32, committ
 
 /// librdkafka hides a leader that is away as success without an offset.
 fn no_leader_answered() -> Failure {
-    Failure { code: RDKafkaErrorCode::BrokerTransportFailure, words: "its leader did not answer".to_owned() }
+    Failure {
+        code: RDKafkaErrorCode::BrokerTransportFailure,
+        words: "its leader did not answer".to_owned(),
+    }
 }
 
 /// What was committed for a partition, and the report that came with it.
@@ -195,7 +211,10 @@ impl GroupState {
                     (None, Some(offset)) => Committed::At(offset),
                     (None, None) => Committed::None,
                 };
-                let report = offset.metadata.and_then(|text| ProgressReport::from_metadata(&text).ok()).map(Arc::new);
+                let report = offset
+                    .metadata
+                    .and_then(|text| ProgressReport::from_metadata(&text).ok())
+                    .map(Arc::new);
                 ((offset.topic, offset.partition), (committed, report))
             })
             .collect();
@@ -239,7 +258,8 @@ pub fn snapshot(
                 for (number, state) in (0..).zip(known) {
                     let end = if committed_only { &state.committed_end } else { &state.end };
                     let unread = (Committed::Unknown, None);
-                    let (committed, report) = group.offsets.get(&(name.clone(), number)).cloned().unwrap_or(unread);
+                    let (committed, report) =
+                        group.offsets.get(&(name.clone(), number)).cloned().unwrap_or(unread);
                     let id = TopicPartition { topic: Arc::clone(&topic.name), partition: number };
                     silent.extend(end.failure.as_ref().map(|failure| (id.clone(), failure)));
                     partitions.push(Partition {
@@ -262,25 +282,30 @@ pub fn snapshot(
     partitions.sort_by(|a, b| a.id.cmp(&b.id));
     let ends: i64 = partitions.iter().filter_map(|p| p.end).sum();
     let lag = partitions.iter().any(|p| p.lag() != Some(0));
-    let below =
-        |p: &Partition| matches!((p.committed, p.start), (Committed::At(offset), Some(start)) if offset < start);
+    let below = |p: &Partition| matches!((p.committed, p.start), (Committed::At(offset), Some(start)) if offset < start);
     group.is_below_start = partitions.iter().any(below);
     group.active = lag || ends != group.ends;
     group.ends = ends;
-    let trouble = ends_trouble(addresses, &silent, partitions.len()).or_else(|| group.failed.clone());
+    let trouble =
+        ends_trouble(addresses, &silent, partitions.len()).or_else(|| group.failed.clone());
     let at = partitions.iter().map(|p| p.end_at).max().unwrap_or(0);
     ((at != 0).then(|| Snapshot { at, partitions, group: group.members.clone() }), trouble)
 }
 
 /// What is wrong where the ends of some partitions, or of `all`, could not be read.
-fn ends_trouble(addresses: &str, silent: &[(TopicPartition, &Failure)], all: usize) -> Option<Trouble> {
+fn ends_trouble(
+    addresses: &str,
+    silent: &[(TopicPartition, &Failure)],
+    all: usize,
+) -> Option<Trouble> {
     let (first, failure) = silent.first()?;
     if silent.len() == all {
         return Some(trouble(addresses, failure));
     }
     let first = format!("{}-{}", first.topic, first.partition);
     let which = if silent.len() == 1 { first } else { format!("{first} and others") };
-    let message = format!("{} of {all} partitions could not be read ({which}): {failure}", silent.len());
+    let message =
+        format!("{} of {all} partitions could not be read ({which}): {failure}", silent.len());
     Some(Trouble { reason: reason::PARTLY_KNOWN, message })
 }
 
@@ -311,7 +336,10 @@ pub fn is_transport(failure: &Failure) -> bool {
 
 /// Nobody answers, as a condition says it.
 pub fn unreachable(addresses: &str, words: &str) -> Trouble {
-    Trouble { reason: reason::UNREACHABLE, message: format!("no broker of {addresses} answers: {words}") }
+    Trouble {
+        reason: reason::UNREACHABLE,
+        message: format!("no broker of {addresses} answers: {words}"),
+    }
 }
 
 /// A failed request as a condition says it.
@@ -343,9 +371,10 @@ pub fn offsets_trouble(addresses: &str, failure: &Failure) -> Trouble {
 fn topic_trouble(name: &str, failure: &Failure) -> Trouble {
     use RDKafkaErrorCode as Code;
     let (reason, message) = match failure.code {
-        Code::UnknownTopicOrPartition | Code::UnknownTopic => {
-            (reason::UNKNOWN_TOPIC, format!("the topic {name} does not exist: create it, or correct spec.kafka.topics"))
-        }
+        Code::UnknownTopicOrPartition | Code::UnknownTopic => (
+            reason::UNKNOWN_TOPIC,
+            format!("the topic {name} does not exist: create it, or correct spec.kafka.topics"),
+        ),
         Code::TopicAuthorizationFailed => {
             (reason::ACCESS_DENIED, format!("Kafka refuses access to the topic {name}: {failure}"))
         }

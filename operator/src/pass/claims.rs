@@ -80,7 +80,9 @@ fn same_cluster(a: &Claim, b: &Claim) -> bool {
         return true;
     }
     // One address in common is one cluster.
-    let addresses = |servers: &str| servers.split(',').map(|s| s.trim().to_lowercase()).collect::<BTreeSet<_>>();
+    let addresses = |servers: &str| {
+        servers.split(',').map(|s| s.trim().to_lowercase()).collect::<BTreeSet<_>>()
+    };
     !addresses(&a.bootstrap_servers).is_disjoint(&addresses(&b.bootstrap_servers))
 }
 
@@ -90,7 +92,11 @@ mod tests {
 
     fn claim(name: &str, second: i64, servers: &str, cluster: Option<&str>) -> Claim {
         Claim {
-            id: Identity { namespace: "shop".into(), name: name.into(), uid: format!("uid-{name}") },
+            id: Identity {
+                namespace: "shop".into(),
+                name: name.into(),
+                uid: format!("uid-{name}"),
+            },
             since: Timestamp::from_second(second).ok(),
             bootstrap_servers: servers.into(),
             cluster_id: cluster.map(Into::into),

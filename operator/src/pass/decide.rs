@@ -93,15 +93,16 @@ pub fn course(
         _ if conflict.is_some() => Some(asked_for.unwrap_or(0)),
         Replicas::Fixed(pods) => Some(within(pods)),
         // From zero nobody would wake it: a new consumer, and one that was suspended, begins with its least.
-        Replicas::AsTheyAre => {
-            Some(within(asked_for.filter(|pods| *pods > 0).unwrap_or_else(|| v.scaling.min_replicas.max(1))))
-        }
+        Replicas::AsTheyAre => Some(within(
+            asked_for.filter(|pods| *pods > 0).unwrap_or_else(|| v.scaling.min_replicas.max(1)),
+        )),
         Replicas::Planner => planned.as_ref().map(|p| within(p.replicas)).or(asked_for),
     };
     if let (Some(planned), Some(pods)) = (&mut planned, replicas) {
         in_whose_words(v, planned, pods);
     }
-    let may_tune = matches!(v.replicas, Replicas::Planner | Replicas::Fixed(_)) && conflict.is_none();
+    let may_tune =
+        matches!(v.replicas, Replicas::Planner | Replicas::Fixed(_)) && conflict.is_none();
     let tuning = match &planned {
         Some(planned) if may_tune => next_knobs(current, v.within_bounds(planned.knobs)),
         _ => next_knobs(current, v.within_bounds(current.knobs)),
@@ -113,9 +114,10 @@ pub fn course(
 fn in_whose_words(v: &Validated, planned: &mut Planned, pods: i32) {
     let (reason, message) = match v.replicas {
         Replicas::Planner | Replicas::AsTheyAre => return,
-        Replicas::Fixed(asked) if asked > pods => {
-            (reason::MANUAL, format!("spec.replicas asks for {asked} pods, and there are {pods} partitions"))
-        }
+        Replicas::Fixed(asked) if asked > pods => (
+            reason::MANUAL,
+            format!("spec.replicas asks for {asked} pods, and there are {pods} partitions"),
+        ),
         Replicas::Fixed(1) => (reason::MANUAL, "spec.replicas asks for 1 pod".to_owned()),
         Replicas::Fixed(asked) => (reason::MANUAL, format!("spec.replicas asks for {asked} pods")),
         Replicas::Suspended => (reason::SUSPENDED, "spec.suspend is true".to_owned()),
@@ -129,7 +131,10 @@ fn in_whose_words(v: &Validated, planned: &mut Planned, pods: i32) {
 fn current_knobs(v: &Validated, seen: &Children) -> Tuning {
     let status = seen.status();
     let kept = || {
-        let knobs = Knobs { batch_size: status.batch_size? as u32, concurrency: status.concurrency? as u32 };
+        let knobs = Knobs {
+            batch_size: status.batch_size? as u32,
+            concurrency: status.concurrency? as u32,
+        };
         Some(Tuning::new(status.tuning_revision? as u64, knobs))
     };
     seen.knobs().or_else(kept).unwrap_or_else(|| Tuning::new(1, v.first_knobs()))
@@ -150,14 +155,16 @@ fn ask(
 ) -> Option<Planned> {
     let snapshot = reading.snapshot.as_deref()?;
     let status = seen.status();
-    let history = history.get_or_insert_with(|| status.memory.as_ref().map(History::restore).unwrap_or_default());
+    let history = history
+        .get_or_insert_with(|| status.memory.as_ref().map(History::restore).unwrap_or_default());
     let observed = Observed {
         // Before there is a Deployment nothing is asked for: the planner then says how many pods to begin with.
         asked_for: seen.asked_for().unwrap_or(0).max(0) as u32,
         ready: seen.ready().max(0) as u32,
         tuning: current,
     };
-    let decision = sluice_planner::plan(&v.plan, history, &observed, snapshot, now.as_millisecond());
+    let decision =
+        sluice_planner::plan(&v.plan, history, &observed, snapshot, now.as_millisecond());
     let numbers = decision.numbers;
     Some(Planned {
         replicas: decision.replicas as i32,
@@ -174,8 +181,11 @@ fn ask(
         behind_seconds: numbers.behind,
         arrival_rate: numbers.arrivals,
         handled_rate: numbers.handled,
-        memory: Some(PlannerMemory { last_scale: status.memory.and_then(|m| m.last_scale), ..history.memory() })
-            .filter(|memory| *memory != PlannerMemory::default()),
+        memory: Some(PlannerMemory {
+            last_scale: status.memory.and_then(|m| m.last_scale),
+            ..history.memory()
+        })
+        .filter(|memory| *memory != PlannerMemory::default()),
     })
 }
 
@@ -191,10 +201,14 @@ fn limit_words(v: &Validated, decision: &Decision, limit: Limit) -> (&'static st
         ),
         Limit::MinReplicas => (
             reason::MIN_REPLICAS,
-            format!("scaling.minReplicas ({}) holds more pods than are needed", v.scaling.min_replicas),
+            format!(
+                "scaling.minReplicas ({}) holds more pods than are needed",
+                v.scaling.min_replicas
+            ),
         ),
-        Limit::Partitions => {
-            (reason::PARTITIONS, format!("more pods than partitions would be of no use: {}", decision.message))
-        }
+        Limit::Partitions => (
+            reason::PARTITIONS,
+            format!("more pods than partitions would be of no use: {}", decision.message),
+        ),
     }
 }

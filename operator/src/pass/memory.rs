@@ -42,15 +42,27 @@ impl Memory {
     /// Takes in who is in the group of the consumer `name`, where that was read just now.
     pub fn see_members(&mut self, reading: &Reading, name: &str) {
         if let Some(members) = offsets::fresh_members(reading) {
-            self.foreign =
-                members.iter().filter(|id| !offsets::is_pod_of(name, id)).map(|id| (*id).to_owned()).collect();
+            self.foreign = members
+                .iter()
+                .filter(|id| !offsets::is_pod_of(name, id))
+                .map(|id| (*id).to_owned())
+                .collect();
         }
     }
 
     /// The group of `what`; `bell` rings when there is a new reading.
-    pub fn follow(&mut self, what: &KafkaConfig, kafka: &dyn Kafka, bell: impl FnOnce() -> Bell) -> Arc<dyn Group> {
+    pub fn follow(
+        &mut self,
+        what: &KafkaConfig,
+        kafka: &dyn Kafka,
+        bell: impl FnOnce() -> Bell,
+    ) -> Arc<dyn Group> {
         // The pods' own settings are no business of the readers'.
-        let what = KafkaConfig { properties: BTreeMap::new(), protocol: GroupProtocol::Auto, ..what.clone() };
+        let what = KafkaConfig {
+            properties: BTreeMap::new(),
+            protocol: GroupProtocol::Auto,
+            ..what.clone()
+        };
         if let Some(followed) = &self.followed
             && followed.what == what
         {

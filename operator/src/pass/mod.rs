@@ -120,7 +120,8 @@ async fn steps(
     now: Timestamp,
 ) -> Result<Action, Error> {
     let id = Identity::of(consumer)?;
-    let mut seen = children::observe(consumer, &id, &context.stores, &mut memory.writes, Instant::now());
+    let mut seen =
+        children::observe(consumer, &id, &context.stores, &mut memory.writes, Instant::now());
     let image = seen.image().or_else(|| context.shared.image.clone());
     let valid = match validate::validate(&seen.consumer, image.as_deref(), &mut memory.rules) {
         Ok(valid) => valid,
@@ -134,7 +135,8 @@ async fn steps(
     let mut open = Open::default();
     begin(&valid, &seen, &reading, &*group, &mut course, &mut open).await;
     let failed = carry_out(&valid, &mut seen, &course, &mut open, context, memory).await;
-    tell(&valid, &seen, &reading, &course, &open, failed.as_ref().err(), context, memory, now).await?;
+    tell(&valid, &seen, &reading, &course, &open, failed.as_ref().err(), context, memory, now)
+        .await?;
     failed?;
     Ok(Action::requeue(open.again.unwrap_or_else(|| backoff::safety_net(fastrand::f64()))))
 }
@@ -167,11 +169,19 @@ async fn refuse(
 }
 
 /// Claims the group. The older of two consumers keeps it; members of somebody else's are in the way too.
-fn claim(v: &Validated, seen: &Children, reading: &Reading, context: &Context, foreign: &[String]) -> Option<Conflict> {
+fn claim(
+    v: &Validated,
+    seen: &Children,
+    reading: &Reading,
+    context: &Context,
+    foreign: &[String],
+) -> Option<Conflict> {
     let (group, mut claim) = Claim::of(&seen.consumer)?;
     claim.cluster_id = reading.cluster_id.clone().or(claim.cluster_id);
     let older = context.shared.groups.claim(&group, claim).map(Conflict::Other);
-    older.or_else(|| (!v.take_over && !foreign.is_empty()).then(|| Conflict::Foreign(foreign.to_vec())))
+    older.or_else(|| {
+        (!v.take_over && !foreign.is_empty()).then(|| Conflict::Foreign(foreign.to_vec()))
+    })
 }
 
 /// Sees to it that the group is ready for its first pod, and that its protocol is resolved; until then none starts.
@@ -192,7 +202,9 @@ async fn begin(
     let near = course.replicas.is_some_and(|pods| pods != asked_for);
     // While there is a conflict, the members tell when it ends.
     let disputed = course.conflict.is_some();
-    group.with_members(first || near || disputed || course.planned.as_ref().is_some_and(|p| p.wants_group));
+    group.with_members(
+        first || near || disputed || course.planned.as_ref().is_some_and(|p| p.wants_group),
+    );
     if first && !v.paused {
         match settle::prepare(v, &seen.status(), reading, group).await {
             Start::Go(happenings) => open.happenings = happenings,
@@ -226,7 +238,12 @@ async fn carry_out(
     let Some(protocol) = open.protocol.filter(|_| !v.paused) else { return Ok(()) };
     let desired = build::children(v, protocol, course.tuning)?;
     let shared = &context.shared;
-    let mut writer = Writer { client: &shared.client, id: &v.id, writes: &mut memory.writes, metrics: &shared.metrics };
+    let mut writer = Writer {
+        client: &shared.client,
+        id: &v.id,
+        writes: &mut memory.writes,
+        metrics: &shared.metrics,
+    };
     writer.config_maps(&desired, seen).await?;
     if let Some(rest) = knobs_first(v, seen, &writer) {
         open.again = Some(rest);
@@ -275,8 +292,11 @@ async fn tell(
     now: Timestamp,
 ) -> Result<(), Error> {
     let last = seen.status();
-    let failed = failed.filter(|error| !error.is_gone()).map(|error| Verdict::no(error.reason(), error.to_string()));
-    let verdicts = verdicts::of_pass(v, seen, reading, course, open.waits.as_ref(), failed.as_ref(), now);
+    let failed = failed
+        .filter(|error| !error.is_gone())
+        .map(|error| Verdict::no(error.reason(), error.to_string()));
+    let verdicts =
+        verdicts::of_pass(v, seen, reading, course, open.waits.as_ref(), failed.as_ref(), now);
     let facts = Facts {
         validated: v,
         children: seen,
@@ -301,6 +321,14 @@ async fn tell(
             capacity: next.capacity_per_pod,
         },
     );
-    report::report(&seen.consumer, &next, open.happenings.clone(), context, &mut memory.writes, now).await?;
+    report::report(
+        &seen.consumer,
+        &next,
+        open.happenings.clone(),
+        context,
+        &mut memory.writes,
+        now,
+    )
+    .await?;
     Ok(())
 }

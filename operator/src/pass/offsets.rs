@@ -57,7 +57,8 @@ pub fn before_first_pod(
     let Some(group) = fresh_group(snapshot) else {
         return Before::Wait("the group's members are not known yet".to_owned());
     };
-    let foreign: Vec<_> = group.members.iter().map(|m| m.client_id.clone()).filter(|id| !ours(id)).collect();
+    let foreign: Vec<_> =
+        group.members.iter().map(|m| m.client_id.clone()).filter(|id| !ours(id)).collect();
     if !foreign.is_empty() && !take_over {
         return Before::Foreign(foreign);
     }
@@ -84,15 +85,24 @@ fn fresh_group(snapshot: &Snapshot) -> Option<&Group> {
 }
 
 /// The offsets that an empty group lacks.
-fn positions(snapshot: &Snapshot, reading: &Reading, parked: Option<&ParkedOffsets>, start_from: StartFrom) -> Before {
-    let fresh = snapshot.partitions.iter().all(|p| p.committed == Committed::None) && parked.is_none();
-    let same_cluster = parked.is_some_and(|p| reading.cluster_id.as_deref() == Some(p.cluster_id.as_str()));
+fn positions(
+    snapshot: &Snapshot,
+    reading: &Reading,
+    parked: Option<&ParkedOffsets>,
+    start_from: StartFrom,
+) -> Before {
+    let fresh =
+        snapshot.partitions.iter().all(|p| p.committed == Committed::None) && parked.is_none();
+    let same_cluster =
+        parked.is_some_and(|p| reading.cluster_id.as_deref() == Some(p.cluster_id.as_str()));
     let mut commit = Commit::default();
     for partition in &snapshot.partitions {
         let name = format!("{}-{}", partition.id.topic, partition.id.partition);
         match partition.committed {
             Committed::At(_) => continue,
-            Committed::Unknown => return Before::Wait(format!("the committed offset of {name} is not known")),
+            Committed::Unknown => {
+                return Before::Wait(format!("the committed offset of {name} is not known"));
+            }
             Committed::None => {}
         }
         let (Some(start), Some(end)) = (partition.start, partition.end) else {
@@ -102,7 +112,9 @@ fn positions(snapshot: &Snapshot, reading: &Reading, parked: Option<&ParkedOffse
         let kept = parked.and_then(|p| kept(p, &partition.id));
         let offset = match kept {
             Some((id, offset))
-                if same_cluster && reading.topic_ids.get(&*partition.id.topic).map(String::as_str) == Some(id) =>
+                if same_cluster
+                    && reading.topic_ids.get(&*partition.id.topic).map(String::as_str)
+                        == Some(id) =>
             {
                 commit.restored += 1;
                 offset
@@ -165,7 +177,12 @@ pub fn park(reading: &Reading) -> Option<ParkedOffsets> {
 /// What status keeps of the offsets after a pass: the newest while no pod runs; nothing once pods have them again.
 ///
 /// What the broker has expired meanwhile (committed before, none now) stays as it was kept.
-pub fn keep(kept: Option<ParkedOffsets>, reading: &Reading, pods: usize, ready: i32) -> Option<ParkedOffsets> {
+pub fn keep(
+    kept: Option<ParkedOffsets>,
+    reading: &Reading,
+    pods: usize,
+    ready: i32,
+) -> Option<ParkedOffsets> {
     if ready > 0 {
         return None;
     }
@@ -175,9 +192,17 @@ pub fn keep(kept: Option<ParkedOffsets>, reading: &Reading, pods: usize, ready: 
     let Some(newest) = park(reading) else { return kept };
     let expired = |kept: &ParkedOffsets| {
         kept.topics.iter().any(|topic| {
-            let now =
-                newest.topics.iter().find(|t| t.name == topic.name).map(|t| t.offsets.as_slice()).unwrap_or_default();
-            topic.offsets.iter().enumerate().any(|(i, offset)| *offset >= 0 && now.get(i).is_some_and(|now| *now < 0))
+            let now = newest
+                .topics
+                .iter()
+                .find(|t| t.name == topic.name)
+                .map(|t| t.offsets.as_slice())
+                .unwrap_or_default();
+            topic
+                .offsets
+                .iter()
+                .enumerate()
+                .any(|(i, offset)| *offset >= 0 && now.get(i).is_some_and(|now| *now < 0))
         })
     };
     match kept {
@@ -188,12 +213,16 @@ pub fn keep(kept: Option<ParkedOffsets>, reading: &Reading, pods: usize, ready: 
 
 /// Whether a client id is the name of a pod of the Deployment `name`: `NAME-<hash>-<five characters>`.
 pub fn is_pod_of(name: &str, client_id: &str) -> bool {
-    let word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let word = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+    };
     client_id
         .strip_prefix(name)
         .and_then(|rest| rest.strip_prefix('-'))
         .and_then(|rest| rest.split_once('-'))
-        .is_some_and(|(hash, own)| word(hash) && (5..=10).contains(&hash.len()) && word(own) && own.len() == 5)
+        .is_some_and(|(hash, own)| {
+            word(hash) && (5..=10).contains(&hash.len()) && word(own) && own.len() == 5
+        })
 }
 
 #[cfg(test)]
@@ -245,7 +274,9 @@ mod tests {
     fn offsets(before: Before) -> Vec<i64> {
         match before {
             Before::Go => Vec::new(),
-            Before::Commit(commit) => commit.offsets.into_iter().map(|(_, offset)| offset).collect(),
+            Before::Commit(commit) => {
+                commit.offsets.into_iter().map(|(_, offset)| offset).collect()
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -259,8 +290,18 @@ mod tests {
             (vec![At(150), Nothing], None, StartFrom::Latest, vec![START]),
             (vec![At(150), At(160)], None, StartFrom::Latest, vec![]),
             // Expired on the broker while no pod ran: as they were kept.
-            (vec![Nothing, Nothing], Some(parked("c", "id", &[150, 160])), StartFrom::Latest, vec![150, 160]),
-            (vec![At(150), Nothing], Some(parked("c", "id", &[150, 160])), StartFrom::Latest, vec![160]),
+            (
+                vec![Nothing, Nothing],
+                Some(parked("c", "id", &[150, 160])),
+                StartFrom::Latest,
+                vec![150, 160],
+            ),
+            (
+                vec![At(150), Nothing],
+                Some(parked("c", "id", &[150, 160])),
+                StartFrom::Latest,
+                vec![160],
+            ),
             // A third partition came while no pod ran.
             (
                 vec![Nothing, Nothing, Nothing],
@@ -269,8 +310,18 @@ mod tests {
                 vec![150, 160, START],
             ),
             // Another cluster, or a topic that was made anew: what was kept means nothing.
-            (vec![Nothing, Nothing], Some(parked("other", "id", &[150, 160])), StartFrom::Latest, vec![END, END]),
-            (vec![Nothing, Nothing], Some(parked("c", "old", &[150, 160])), StartFrom::Earliest, vec![START, START]),
+            (
+                vec![Nothing, Nothing],
+                Some(parked("other", "id", &[150, 160])),
+                StartFrom::Latest,
+                vec![END, END],
+            ),
+            (
+                vec![Nothing, Nothing],
+                Some(parked("c", "old", &[150, 160])),
+                StartFrom::Earliest,
+                vec![START, START],
+            ),
         ] {
             let found = offsets(before(&reading(&committed), kept.as_ref(), from));
             assert_eq!(found, expected, "{committed:?} {kept:?} {from:?}");
@@ -283,12 +334,17 @@ mod tests {
         let rows: [(&str, Change); 7] = [
             ("no reading", |r| *r = Reading::default()),
             ("a broker is away", |r| {
-                r.trouble = Some(crate::kafka::port::Trouble { reason: "x", message: "away".into() })
+                r.trouble =
+                    Some(crate::kafka::port::Trouble { reason: "x", message: "away".into() })
             }),
             ("members not read", |r| change(r, |s| s.group = None)),
             ("members of a while ago", |r| change(r, |s| s.group.as_mut().unwrap().at = 1_000)),
-            ("group on the move", |r| change(r, |s| s.group.as_mut().unwrap().state = GroupState::Rebalancing)),
-            ("a committed offset", |r| change(r, |s| s.partitions[0].committed = Committed::Unknown)),
+            ("group on the move", |r| {
+                change(r, |s| s.group.as_mut().unwrap().state = GroupState::Rebalancing)
+            }),
+            ("a committed offset", |r| {
+                change(r, |s| s.partitions[0].committed = Committed::Unknown)
+            }),
             ("an end", |r| change(r, |s| s.partitions[0].end = None)),
         ];
         for (what, change) in rows {
@@ -304,7 +360,10 @@ mod tests {
         let member = |id: &str| Member { client_id: id.into(), partitions: Vec::new() };
         let members = vec![member("orders-7d9c4b5f6-x2x2x"), member("rdkafka")];
         change(&mut reading, |s| s.group.as_mut().unwrap().members = members);
-        assert_eq!(before(&reading, None, StartFrom::Latest), Before::Foreign(vec!["rdkafka".into()]));
+        assert_eq!(
+            before(&reading, None, StartFrom::Latest),
+            Before::Foreign(vec!["rdkafka".into()])
+        );
         let over = before_first_pod(&reading, None, StartFrom::Latest, true, |_| false);
         assert_eq!(over, Before::Go, "what members have committed is left to them");
         for (id, ours) in [
@@ -324,10 +383,19 @@ mod tests {
         let full = parked("c", "id", &[150, 160]);
         let both = reading(&[At(150), At(160)]);
         assert_eq!(keep(None, &both, 0, 0), Some(full.clone()));
-        assert_eq!(keep(Some(full.clone()), &reading(&[At(150), Nothing]), 0, 0), Some(full.clone()));
-        assert_eq!(keep(Some(full.clone()), &reading(&[Unknown, Unknown]), 0, 0), Some(full.clone()));
+        assert_eq!(
+            keep(Some(full.clone()), &reading(&[At(150), Nothing]), 0, 0),
+            Some(full.clone())
+        );
+        assert_eq!(
+            keep(Some(full.clone()), &reading(&[Unknown, Unknown]), 0, 0),
+            Some(full.clone())
+        );
         // Somebody moved the offsets by hand.
-        assert_eq!(keep(Some(full.clone()), &reading(&[At(1), At(2)]), 0, 0), Some(parked("c", "id", &[1, 2])));
+        assert_eq!(
+            keep(Some(full.clone()), &reading(&[At(1), At(2)]), 0, 0),
+            Some(parked("c", "id", &[1, 2]))
+        );
         // Until the first pod has joined they may still be needed; then they are out of date.
         assert_eq!(keep(Some(full.clone()), &both, 1, 0), Some(full.clone()));
         assert_eq!(keep(Some(full), &both, 1, 1), None);

@@ -26,14 +26,27 @@ pub enum Start {
 }
 
 /// Prepares a group that has no pods for its first.
-pub async fn prepare(v: &Validated, status: &KafkaConsumerStatus, reading: &Reading, group: &dyn Group) -> Start {
+pub async fn prepare(
+    v: &Validated,
+    status: &KafkaConsumerStatus,
+    reading: &Reading,
+    group: &dyn Group,
+) -> Start {
     let ours = |id: &str| offsets::is_pod_of(&v.id.name, id);
-    match offsets::before_first_pod(reading, status.parked.as_ref(), v.start_from, v.take_over, ours) {
+    match offsets::before_first_pod(
+        reading,
+        status.parked.as_ref(),
+        v.start_from,
+        v.take_over,
+        ours,
+    ) {
         Before::Go => Start::Go(Vec::new()),
         Before::Foreign(members) => Start::Conflict(Conflict::Foreign(members)),
         Before::Wait(missing) => match &reading.trouble {
             Some(trouble) => Start::Wait(Verdict::no(trouble.reason, trouble.message.clone())),
-            None => Start::Wait(Verdict::no(reason::PENDING, format!("the first pod waits: {missing}"))),
+            None => {
+                Start::Wait(Verdict::no(reason::PENDING, format!("the first pod waits: {missing}")))
+            }
         },
         Before::Commit(commit) => {
             let happenings = happenings(v, &commit);
@@ -41,7 +54,10 @@ pub async fn prepare(v: &Validated, status: &KafkaConsumerStatus, reading: &Read
                 Ok(()) => Start::Go(happenings),
                 Err(trouble) => Start::Wait(Verdict::no(
                     trouble.reason,
-                    format!("the first pod waits: the start positions cannot be committed: {}", trouble.message),
+                    format!(
+                        "the first pod waits: the start positions cannot be committed: {}",
+                        trouble.message
+                    ),
                 )),
             }
         }
@@ -66,7 +82,10 @@ fn happenings(v: &Validated, commit: &Commit) -> Vec<Happening> {
     }
     let fresh = commit.started - commit.discarded;
     if fresh > 0 {
-        let note = format!("group {} begins at {:?} in {fresh} partitions", v.kafka.group_id, v.start_from);
+        let note = format!(
+            "group {} begins at {:?} in {fresh} partitions",
+            v.kafka.group_id, v.start_from
+        );
         happenings.push(Happening::normal("StartResolved", "Start", note));
     }
     happenings

@@ -11,7 +11,10 @@ use sluice_crds::{
     config::KafkaConfig,
     kafkaconsumer::{
         Delivery, Handler, Ordering, Pod, Scaling, TuningSpec,
-        kafka::{CODE_PROPERTIES, ENGINE_PROPERTIES, GroupProtocol, PROTOCOL_PROPERTIES, SECRET_PREFIXES, StartFrom},
+        kafka::{
+            CODE_PROPERTIES, ENGINE_PROPERTIES, GroupProtocol, PROTOCOL_PROPERTIES,
+            SECRET_PREFIXES, StartFrom,
+        },
         scaling::ScalingMode,
     },
     labels,
@@ -91,7 +94,10 @@ impl Validated {
     /// The knobs of a consumer that has none yet: a batch of 50 and the least concurrency, within the bounds.
     pub fn first_knobs(&self) -> Knobs {
         let (batch, concurrency) = (self.tuning.batch_size, self.tuning.concurrency);
-        Knobs { batch_size: FIRST_BATCH_SIZE.clamp(batch.min, batch.max) as u32, concurrency: concurrency.min as u32 }
+        Knobs {
+            batch_size: FIRST_BATCH_SIZE.clamp(batch.min, batch.max) as u32,
+            concurrency: concurrency.min as u32,
+        }
     }
 
     /// `knobs` within the bounds, which may have changed since they were chosen.
@@ -107,7 +113,9 @@ impl Validated {
 /// The consumer's group: as it was pinned, as the spec names it, else NAMESPACE.NAME.
 pub fn group_id(consumer: &KafkaConsumer, id: &Identity) -> String {
     let pinned = consumer.status.as_ref().and_then(|status| status.group_id.clone());
-    pinned.or_else(|| consumer.spec.kafka.group_id.clone()).unwrap_or_else(|| format!("{}.{}", id.namespace, id.name))
+    pinned
+        .or_else(|| consumer.spec.kafka.group_id.clone())
+        .unwrap_or_else(|| format!("{}.{}", id.namespace, id.name))
 }
 
 /// Whether the operator is to leave the children alone.
@@ -138,14 +146,19 @@ impl Rules {
 ///
 /// # Errors
 /// When the spec cannot be followed.
-pub fn validate(consumer: &KafkaConsumer, default_image: Option<&str>, rules: &mut Rules) -> Result<Validated, Error> {
+pub fn validate(
+    consumer: &KafkaConsumer,
+    default_image: Option<&str>,
+    rules: &mut Rules,
+) -> Result<Validated, Error> {
     let id = Identity::of(consumer)?;
     let broken = rules.broken_by(consumer);
     if !broken.is_empty() {
         return Err(Error::Spec(broken.to_vec()));
     }
     let (spec, status) = (&consumer.spec, consumer.status.clone().unwrap_or_default());
-    let image = spec.pod.image.clone().or(status.image).or_else(|| default_image.map(str::to_owned));
+    let image =
+        spec.pod.image.clone().or(status.image).or_else(|| default_image.map(str::to_owned));
     let group_id = group_id(consumer, &id);
     let protocol = match spec.kafka.protocol {
         GroupProtocol::Auto => status.protocol.unwrap_or(GroupProtocol::Auto),
@@ -161,7 +174,14 @@ pub fn validate(consumer: &KafkaConsumer, default_image: Option<&str>, rules: &m
     Ok(Validated {
         kafka: KafkaConfig {
             bootstrap_servers: spec.kafka.bootstrap_servers.clone(),
-            topics: spec.kafka.topics.iter().collect::<BTreeSet<_>>().into_iter().cloned().collect(),
+            topics: spec
+                .kafka
+                .topics
+                .iter()
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .cloned()
+                .collect(),
             group_id,
             protocol,
             isolation: spec.kafka.isolation,
@@ -184,7 +204,12 @@ pub fn validate(consumer: &KafkaConsumer, default_image: Option<&str>, rules: &m
 }
 
 fn is_set(consumer: &KafkaConsumer, annotation: &str) -> bool {
-    consumer.metadata.annotations.as_ref().and_then(|a| a.get(annotation)).is_some_and(|value| value == "true")
+    consumer
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|a| a.get(annotation))
+        .is_some_and(|value| value == "true")
 }
 
 /// Every rule that the object breaks, as sentences that say what to write.
@@ -192,7 +217,12 @@ fn broken_rules(consumer: &KafkaConsumer) -> Vec<String> {
     let mut wrong = Vec::new();
     if let Err(errors) = consumer.validate_cel() {
         // Rules that this build cannot evaluate were evaluated by the API server: only a clear "no" counts.
-        wrong.extend(errors.iter().filter(|e| e.kind == ErrorKind::ValidationFailure).map(|e| e.message.clone()));
+        wrong.extend(
+            errors
+                .iter()
+                .filter(|e| e.kind == ErrorKind::ValidationFailure)
+                .map(|e| e.message.clone()),
+        );
     }
     let spec = &consumer.spec;
     let mut rule = |holds: bool, sentence: &str| {
@@ -206,17 +236,27 @@ fn broken_rules(consumer: &KafkaConsumer) -> Vec<String> {
         "kafka.topics holds a name that no topic can have: use a-z, A-Z, 0-9, '.', '_' and '-', at most 249 of them",
     );
     rule(
-        !spec.kafka.bootstrap_servers.is_empty() && spec.kafka.bootstrap_servers.split(',').all(is_address),
+        !spec.kafka.bootstrap_servers.is_empty()
+            && spec.kafka.bootstrap_servers.split(',').all(is_address),
         "kafka.bootstrapServers needs addresses host:port, separated by commas",
     );
     rule(
-        spec.handler.http.as_ref().is_none_or(|h| h.url.starts_with("http://") || h.url.starts_with("https://")),
+        spec.handler
+            .http
+            .as_ref()
+            .is_none_or(|h| h.url.starts_with("http://") || h.url.starts_with("https://")),
         "handler.http.url must begin with http:// or https://",
     );
     rule(spec.replicas.is_none_or(|n| n >= 0), "spec.replicas must not be negative");
     rule(spec.scaling.min_replicas >= 0, "scaling.minReplicas must not be negative");
-    rule(spec.scaling.max_replicas.is_none_or(|n| n >= 1), "scaling.maxReplicas must be at least 1");
-    rule((10..=100).contains(&spec.scaling.target_utilization), "scaling.targetUtilization must be 10 to 100");
+    rule(
+        spec.scaling.max_replicas.is_none_or(|n| n >= 1),
+        "scaling.maxReplicas must be at least 1",
+    );
+    rule(
+        (10..=100).contains(&spec.scaling.target_utilization),
+        "scaling.targetUtilization must be 10 to 100",
+    );
     rule(spec.tuning.batch_size.min >= 1, "tuning.batchSize.min must be at least 1");
     rule(spec.tuning.concurrency.min >= 1, "tuning.concurrency.min must be at least 1");
     rule(
@@ -251,7 +291,8 @@ fn refused_property(name: &str) -> Option<&'static str> {
         Some("the engine owns it")
     } else if PROTOCOL_PROPERTIES.contains(&name) {
         Some("it belongs to one group protocol; choose kafka.protocol instead")
-    } else if CODE_PROPERTIES.contains(&name) || SECRET_PREFIXES.iter().any(|p| name.starts_with(p)) {
+    } else if CODE_PROPERTIES.contains(&name) || SECRET_PREFIXES.iter().any(|p| name.starts_with(p))
+    {
         Some("it carries a secret or loads code, and this stands in a ConfigMap")
     } else {
         None
@@ -259,7 +300,8 @@ fn refused_property(name: &str) -> Option<&'static str> {
 }
 
 fn is_topic(name: &str) -> bool {
-    (1..=249).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    (1..=249).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
 fn is_address(address: &str) -> bool {
@@ -316,10 +358,17 @@ spec:
     fn what_was_pinned_stays_whatever_the_defaults_become() {
         let status = "{ groupId: old.group, protocol: Consumer, image: 'stock:0' }";
         let v = good(&[("status", status)]);
-        assert_eq!((v.kafka.group_id.as_str(), v.kafka.protocol), ("old.group", GroupProtocol::Consumer));
+        assert_eq!(
+            (v.kafka.group_id.as_str(), v.kafka.protocol),
+            ("old.group", GroupProtocol::Consumer)
+        );
         assert_eq!(v.image, "stock:0");
         // What the spec names goes before.
-        let v = good(&[("status", status), ("spec/pod/image", "mine:2"), ("spec/kafka/protocol", "Classic")]);
+        let v = good(&[
+            ("status", status),
+            ("spec/pod/image", "mine:2"),
+            ("spec/kafka/protocol", "Classic"),
+        ]);
         assert_eq!((v.image.as_str(), v.kafka.protocol), ("mine:2", GroupProtocol::Classic));
     }
 
@@ -330,7 +379,11 @@ spec:
             (vec![("spec/scaling/mode", "DryRun")], Replicas::AsTheyAre),
             (vec![("spec/scaling/mode", "Manual"), ("spec/replicas", "3")], Replicas::Fixed(3)),
             (
-                vec![("spec/scaling/mode", "Manual"), ("spec/replicas", "3"), ("spec/suspend", "true")],
+                vec![
+                    ("spec/scaling/mode", "Manual"),
+                    ("spec/replicas", "3"),
+                    ("spec/suspend", "true"),
+                ],
                 Replicas::Suspended,
             ),
             (vec![("spec/suspend", "true")], Replicas::Suspended),
@@ -341,9 +394,15 @@ spec:
 
     #[test]
     fn knobs_stay_within_bounds_that_were_changed() {
-        let v = good(&[("spec/tuning", "{ batchSize: { min: 1, max: 40 }, concurrency: { min: 4, max: 8 } }")]);
+        let v = good(&[(
+            "spec/tuning",
+            "{ batchSize: { min: 1, max: 40 }, concurrency: { min: 4, max: 8 } }",
+        )]);
         assert_eq!(v.first_knobs(), Knobs { batch_size: 40, concurrency: 4 });
-        assert_eq!(v.within_bounds(Knobs { batch_size: 90, concurrency: 1 }), Knobs { batch_size: 40, concurrency: 4 });
+        assert_eq!(
+            v.within_bounds(Knobs { batch_size: 90, concurrency: 1 }),
+            Knobs { batch_size: 40, concurrency: 4 }
+        );
     }
 
     #[test]
@@ -352,10 +411,19 @@ spec:
             (vec![("spec/kafka/topics", "[]")], "1 to 64 topics"),
             (vec![("spec/kafka/topics", "['a b']")], "no topic can have"),
             (vec![("spec/kafka/bootstrapServers", "kafka")], "host:port"),
-            (vec![("spec/kafka/properties", "{ group.id: x }")], "remove group.id: the engine owns it"),
-            (vec![("spec/kafka/properties", "{ session.timeout.ms: '1' }")], "remove session.timeout.ms"),
+            (
+                vec![("spec/kafka/properties", "{ group.id: x }")],
+                "remove group.id: the engine owns it",
+            ),
+            (
+                vec![("spec/kafka/properties", "{ session.timeout.ms: '1' }")],
+                "remove session.timeout.ms",
+            ),
             (vec![("spec/kafka/properties", "{ sasl.password: x }")], "remove sasl.password"),
-            (vec![("spec/kafka/properties", "{ plugin.library.paths: x }")], "remove plugin.library.paths"),
+            (
+                vec![("spec/kafka/properties", "{ plugin.library.paths: x }")],
+                "remove plugin.library.paths",
+            ),
             (vec![("spec/handler", "{}")], "exactly one"),
             (vec![("spec/handler", "{ http: { url: 'ftp://x' } }")], "http://"),
             (vec![("spec/scaling/mode", "Manual")], "spec.replicas"),
@@ -365,8 +433,17 @@ spec:
             (vec![("spec/tuning", "{ batchSize: { min: 0, max: 5 } }")], "at least 1"),
             (vec![("spec/delivery/drainTimeout", "60s")], "drainTimeout"),
             (vec![("spec/pod/env", "[{ name: SLUICE_CONFIG_DIR, value: x }]")], "SLUICE_"),
-            (vec![("spec/pod/volumes", "[{ name: sluice-config, emptyDir: {} }]")], "sluice-config"),
-            (vec![("metadata/name", "a-name-that-is-so-long-that-no-pod-could-be-named-after-it")], "metadata.name"),
+            (
+                vec![("spec/pod/volumes", "[{ name: sluice-config, emptyDir: {} }]")],
+                "sluice-config",
+            ),
+            (
+                vec![(
+                    "metadata/name",
+                    "a-name-that-is-so-long-that-no-pod-could-be-named-after-it",
+                )],
+                "metadata.name",
+            ),
         ] {
             let error = validated(&changes).unwrap_err();
             assert!(error.to_string().contains(says), "{changes:?}: {error}");

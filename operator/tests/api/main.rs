@@ -22,8 +22,14 @@ struct Operator {
 }
 
 fn start(server: &Server, kafka: &FakeKafka) -> Operator {
-    let args =
-        Args::try_parse_from(["op", "--listen", "127.0.0.1:0", "--consumer-image", "sluice/consumer:1"]).unwrap();
+    let args = Args::try_parse_from([
+        "op",
+        "--listen",
+        "127.0.0.1:0",
+        "--consumer-image",
+        "sluice/consumer:1",
+    ])
+    .unwrap();
     let stop = CancellationToken::new();
     let work = run::operate(args, server.client(), Arc::new(kafka.clone()), stop.clone());
     Operator { stop, task: AbortOnDropHandle::new(tokio::spawn(work)) }
@@ -32,7 +38,11 @@ fn start(server: &Server, kafka: &FakeKafka) -> Operator {
 impl Operator {
     async fn stop(self) {
         self.stop.cancel();
-        tokio::time::timeout(Duration::from_secs(30), self.task).await.expect("it stops").unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(30), self.task)
+            .await
+            .expect("it stops")
+            .unwrap()
+            .unwrap();
     }
 }
 
@@ -62,8 +72,8 @@ async fn ready(server: &Server, name: &str, replicas: i64) -> Value {
     server
         .until(&format!("{name} ready with {replicas}"), |s| {
             let object = s.get("kafkaconsumers", name)?;
-            let right =
-                object["status"]["desiredReplicas"] == replicas && object["status"]["readyReplicas"] == replicas;
+            let right = object["status"]["desiredReplicas"] == replicas
+                && object["status"]["readyReplicas"] == replicas;
             (right && condition(&object, "Ready")?["status"] == "True").then_some(object)
         })
         .await
@@ -94,7 +104,10 @@ async fn a_consumer_gets_its_files_before_its_pods_and_a_status_that_says_so() {
     assert_eq!(status["protocol"], "Classic");
     assert_eq!(status["image"], "sluice/consumer:1");
     assert_eq!(status["partitions"], 12);
-    assert_eq!(status["selector"], "app.kubernetes.io/name=kafka-consumer,app.kubernetes.io/instance=orders");
+    assert_eq!(
+        status["selector"],
+        "app.kubernetes.io/name=kafka-consumer,app.kubernetes.io/instance=orders"
+    );
     for type_ in ["Ready", "KafkaReachable", "ScalingActive", "ScalingLimited", "GroupConflict"] {
         assert!(condition(&object, type_).is_some(), "{type_} is always there");
     }
@@ -155,7 +168,8 @@ async fn scaling_writes_the_number_once_and_the_status_once() {
     let calls = server.take_calls();
     assert_eq!(replicas_patches(&calls), [7]);
     assert_eq!(statuses(&calls), 1, "{calls:?}");
-    let events: Vec<_> = calls.iter().filter(|c| c.path.ends_with("/events")).map(|c| &c.body).collect();
+    let events: Vec<_> =
+        calls.iter().filter(|c| c.path.ends_with("/events")).map(|c| &c.body).collect();
     assert_eq!(events.len(), 1, "{events:?}");
     assert_eq!(events[0]["reason"], "ScaledUp");
     assert!(events[0]["note"].as_str().unwrap().starts_with("3 → 7 pods"), "{events:?}");
@@ -232,7 +246,8 @@ async fn a_consumer_that_is_deleted_in_mid_pass_leaves_nothing_behind() {
     server.put("kafkaconsumers", consumer("orders", 3));
     server
         .until("the group is left", |s| {
-            (s.get("kafkaconsumers", "orders").is_none() && kafka.followed().is_empty()).then_some(())
+            (s.get("kafkaconsumers", "orders").is_none() && kafka.followed().is_empty())
+                .then_some(())
         })
         .await;
     server.take_calls();
@@ -251,19 +266,26 @@ async fn a_pass_that_fails_is_tried_again_after_a_growing_wait_and_readings_do_n
     let (server, kafka) = (Server::new(), FakeKafka::new(12));
     let _operator = start(&server, &kafka);
     server.fault(|method, path| {
-        (method == "PATCH" && path.ends_with("orders-config")).then_some(Fault::Status(500, "etcd is away"))
+        (method == "PATCH" && path.ends_with("orders-config"))
+            .then_some(Fault::Status(500, "etcd is away"))
     });
     server.put("kafkaconsumers", consumer("orders", 3));
     for reading in 0..60 {
         kafka.snapshot(|s| s.at = reading * 1_000);
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    let tries = server.take_calls().iter().filter(|c| c.path.ends_with("orders-config") && c.is_write()).count();
+    let tries = server
+        .take_calls()
+        .iter()
+        .filter(|c| c.path.ends_with("orders-config") && c.is_write())
+        .count();
     // 1 + 2 + 4 + 8 + 16 + 32 s, with jitter.
     assert!((4..=8).contains(&tries), "{tries} tries in a minute");
     let object = server.get("kafkaconsumers", "orders").unwrap();
     assert!(is(&object, "Ready", "False", "ServerError"), "{object:#}");
-    assert!(condition(&object, "Ready").unwrap()["message"].as_str().unwrap().contains("etcd is away"));
+    assert!(
+        condition(&object, "Ready").unwrap()["message"].as_str().unwrap().contains("etcd is away")
+    );
     server.heal();
     ready(&server, "orders", 3).await;
 }
@@ -273,7 +295,8 @@ async fn a_spec_that_is_put_right_is_tried_at_once() {
     let (server, kafka) = (Server::new(), FakeKafka::new(12));
     let _operator = start(&server, &kafka);
     server.fault(|method, path| {
-        (method == "PATCH" && path.ends_with("orders-config")).then_some(Fault::Status(422, "Invalid"))
+        (method == "PATCH" && path.ends_with("orders-config"))
+            .then_some(Fault::Status(422, "Invalid"))
     });
     server.put("kafkaconsumers", consumer("orders", 3));
     tokio::time::sleep(Duration::from_secs(120)).await;
@@ -288,7 +311,9 @@ async fn a_spec_that_is_put_right_is_tried_at_once() {
 async fn a_request_that_hangs_is_cut_off_and_holds_up_nobody_else() {
     let (server, kafka) = (Server::new(), FakeKafka::new(12));
     let _operator = start(&server, &kafka);
-    server.fault(|method, path| (method == "PATCH" && path.ends_with("slow-config")).then_some(Fault::Hang));
+    server.fault(|method, path| {
+        (method == "PATCH" && path.ends_with("slow-config")).then_some(Fault::Hang)
+    });
     server.put("kafkaconsumers", consumer("slow", 3));
     let mut other = consumer("orders", 3);
     other["spec"]["kafka"]["groupId"] = json!("another");
@@ -335,7 +360,8 @@ async fn a_paused_consumers_children_are_left_alone() {
     server.put("kafkaconsumers", paused);
     server
         .until("it says that it is paused", |s| {
-            is(&s.get("kafkaconsumers", "orders")?, "ScalingActive", "False", "Paused").then_some(())
+            is(&s.get("kafkaconsumers", "orders")?, "ScalingActive", "False", "Paused")
+                .then_some(())
         })
         .await;
     server.take_calls();
@@ -356,7 +382,8 @@ async fn a_suspended_consumer_has_no_pods_and_keeps_its_offsets() {
     let object = server
         .until("no pods", |s| {
             let object = s.get("kafkaconsumers", "orders")?;
-            (is(&object, "Ready", "True", "Suspended") && !object["status"]["parked"].is_null()).then_some(object)
+            (is(&object, "Ready", "True", "Suspended") && !object["status"]["parked"].is_null())
+                .then_some(object)
         })
         .await;
     assert_eq!(object["status"]["parked"]["clusterId"], "cluster");
@@ -368,7 +395,9 @@ async fn a_suspended_consumer_has_no_pods_and_keeps_its_offsets() {
     let object = ready(&server, "orders", 2).await;
     assert_eq!(kafka.commits(), [("orders".to_owned(), 1, 200)]);
     server
-        .until("they are dropped", |s| s.get("kafkaconsumers", "orders")?["status"]["parked"].is_null().then_some(()))
+        .until("they are dropped", |s| {
+            s.get("kafkaconsumers", "orders")?["status"]["parked"].is_null().then_some(())
+        })
         .await;
     assert!(server.list("events").iter().any(|e| e["reason"] == "OffsetsRestored"), "{object:#}");
 }
@@ -400,7 +429,8 @@ async fn a_group_with_members_of_somebody_else_gets_no_pod_unless_asked_for() {
     server.put("kafkaconsumers", consumer("orders", 1));
     server
         .until("the conflict", |s| {
-            is(&s.get("kafkaconsumers", "orders")?, "GroupConflict", "True", "ForeignMembers").then_some(())
+            is(&s.get("kafkaconsumers", "orders")?, "GroupConflict", "True", "ForeignMembers")
+                .then_some(())
         })
         .await;
     quiet().await;
@@ -425,7 +455,8 @@ async fn the_younger_of_two_consumers_with_one_group_gets_no_pod() {
     server.put("kafkaconsumers", with_group("younger"));
     server
         .until("the conflict", |s| {
-            is(&s.get("kafkaconsumers", "younger")?, "GroupConflict", "True", "OtherKafkaConsumer").then_some(())
+            is(&s.get("kafkaconsumers", "younger")?, "GroupConflict", "True", "OtherKafkaConsumer")
+                .then_some(())
         })
         .await;
     quiet().await;
@@ -448,7 +479,11 @@ async fn a_name_that_is_somebody_elses_is_left_to_them() {
             is(&object, "Ready", "False", "NameTaken").then_some(object)
         })
         .await;
-    assert_eq!(server.get("configmaps", "orders-config").unwrap()["data"], json!({ "a": "b" }), "{object:#}");
+    assert_eq!(
+        server.get("configmaps", "orders-config").unwrap()["data"],
+        json!({ "a": "b" }),
+        "{object:#}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -470,7 +505,10 @@ async fn new_knobs_reach_the_pods_at_once_and_roll_none() {
     server.put("kafkaconsumers", bounded);
     quiet().await;
     let object = server.get("kafkaconsumers", "orders").unwrap();
-    assert_eq!((&object["status"]["batchSize"], &object["status"]["tuningRevision"]), (&json!(40), &json!(2)));
+    assert_eq!(
+        (&object["status"]["batchSize"], &object["status"]["tuningRevision"]),
+        (&json!(40), &json!(2))
+    );
     let file = server.get("configmaps", "orders-tuning").unwrap()["data"]["tuning.yaml"].clone();
     assert!(file.as_str().unwrap().contains("batchSize: 40"), "{file}");
     for pod in server.list("pods") {
@@ -504,7 +542,9 @@ async fn members_of_somebody_else_that_come_later_stop_the_scaling_until_they_go
     server.put("kafkaconsumers", consumer("orders", 2));
     ready(&server, "orders", 2).await;
     let member = |id: &str| Member { client_id: id.to_owned(), partitions: Vec::new() };
-    kafka.snapshot(|s| s.group.as_mut().unwrap().members = vec![member("orders-7d9c4b5f6-00000"), member("sarama")]);
+    kafka.snapshot(|s| {
+        s.group.as_mut().unwrap().members = vec![member("orders-7d9c4b5f6-00000"), member("sarama")]
+    });
     let conflict = |s: &Server| {
         let object = s.get("kafkaconsumers", "orders")?;
         is(&object, "GroupConflict", "True", "ForeignMembers").then_some(())
@@ -530,17 +570,21 @@ async fn with_apply_on_rebalance_the_pods_wait_two_seconds_for_their_knobs() {
     let _operator = start(&server, &kafka);
     let with = |replicas: i64, max: i64| {
         let mut object = consumer("orders", replicas);
-        object["spec"]["tuning"] = json!({ "applyOn": "Rebalance", "batchSize": { "min": 1, "max": max } });
+        object["spec"]["tuning"] =
+            json!({ "applyOn": "Rebalance", "batchSize": { "min": 1, "max": max } });
         object
     };
     server.put("kafkaconsumers", with(2, 50));
     ready(&server, "orders", 2).await;
     server.take_calls();
     server.put("kafkaconsumers", with(5, 40));
-    let tuned =
-        |s: &Server| s.writes().iter().any(|c| c.path.ends_with("orders-tuning")).then(tokio::time::Instant::now);
-    let scaled = |s: &Server| (!replicas_patches(&s.writes()).is_empty()).then(tokio::time::Instant::now);
-    let (tuned, scaled) = (server.until("the knobs", tuned).await, server.until("the pods", scaled).await);
+    let tuned = |s: &Server| {
+        s.writes().iter().any(|c| c.path.ends_with("orders-tuning")).then(tokio::time::Instant::now)
+    };
+    let scaled =
+        |s: &Server| (!replicas_patches(&s.writes()).is_empty()).then(tokio::time::Instant::now);
+    let (tuned, scaled) =
+        (server.until("the knobs", tuned).await, server.until("the pods", scaled).await);
     let waited = scaled - tuned;
     assert!((Duration::from_millis(1_900)..Duration::from_secs(4)).contains(&waited), "{waited:?}");
 }
@@ -566,7 +610,8 @@ async fn one_that_is_being_deleted_is_left_to_the_garbage_collector() {
 #[tokio::test(start_paused = true)]
 async fn no_pods_because_nothing_is_known_is_not_ready() {
     let (server, kafka) = (Server::new(), FakeKafka::new(4));
-    let trouble = Trouble { reason: "UnknownTopic", message: "the topic orders does not exist".to_owned() };
+    let trouble =
+        Trouble { reason: "UnknownTopic", message: "the topic orders does not exist".to_owned() };
     kafka.set(|reading| {
         reading.snapshot = None;
         reading.trouble = Some(trouble);

@@ -70,7 +70,11 @@ pub struct Server {
 impl Server {
     pub fn new() -> Self {
         let state = State { kubelet: true, defined: true, ..State::default() };
-        Self { state: Arc::new(Mutex::new(state)), faults: Arc::default(), changed: Arc::new(Notify::new()) }
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            faults: Arc::default(),
+            changed: Arc::new(Notify::new()),
+        }
     }
 
     /// A server on which nobody has installed the definition.
@@ -201,18 +205,29 @@ impl Server {
             .unwrap_or_default()
             .split('&')
             .filter_map(|pair| pair.split_once('='))
-            .map(|(k, v)| (k.to_owned(), v.replace("%2F", "/").replace("%3D", "=").replace("%2C", ",")))
+            .map(|(k, v)| {
+                (k.to_owned(), v.replace("%2F", "/").replace("%3D", "=").replace("%2C", ","))
+            })
             .collect();
         let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
         let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
         let method = parts.method.as_str().to_owned();
         if self.state.lock().unwrap().down {
-            return Err(std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "connection refused"));
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::ConnectionRefused,
+                "connection refused",
+            ));
         }
         let fault = self.faults.lock().unwrap().as_mut().and_then(|decide| decide(&method, &path));
         let record = |status: u16| {
             let manager = query.get("fieldManager").cloned().unwrap_or_default();
-            let call = Call { method: method.clone(), path: path.clone(), manager, body: body.clone(), status };
+            let call = Call {
+                method: method.clone(),
+                path: path.clone(),
+                manager,
+                body: body.clone(),
+                status,
+            };
             self.state.lock().unwrap().calls.push(call);
         };
         match fault {
@@ -235,20 +250,26 @@ impl Server {
         Ok(answer)
     }
 
-    fn handle(&self, method: &str, path: &str, query: &BTreeMap<String, String>, body: &Value) -> Answer {
+    fn handle(
+        &self,
+        method: &str,
+        path: &str,
+        query: &BTreeMap<String, String>,
+        body: &Value,
+    ) -> Answer {
         let mut state = self.state.lock().unwrap();
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         if path == "/apis/sluice.dev/v1alpha1" {
             let resources = json!([{ "name": "kafkaconsumers", "namespaced": true, "kind": "KafkaConsumer", "singularName": "", "verbs": [] }]);
-            let list =
-                json!({ "kind": "APIResourceList", "groupVersion": "sluice.dev/v1alpha1", "resources": resources });
+            let list = json!({ "kind": "APIResourceList", "groupVersion": "sluice.dev/v1alpha1", "resources": resources });
             return if state.defined {
                 ok(&list)
             } else {
                 status(404, "the server could not find the requested resource")
             };
         }
-        let rest: Vec<&str> = if parts[0] == "api" { parts[2..].to_vec() } else { parts[3..].to_vec() };
+        let rest: Vec<&str> =
+            if parts[0] == "api" { parts[2..].to_vec() } else { parts[3..].to_vec() };
         let (namespace, rest) = match rest.as_slice() {
             ["namespaces", namespace, rest @ ..] => (Some(*namespace), rest.to_vec()),
             rest => (None, rest.to_vec()),
@@ -258,7 +279,9 @@ impl Server {
                 let items: Vec<_> = state
                     .objects
                     .iter()
-                    .filter(|((p, n, _), _)| p == plural && namespace.is_none_or(|wanted| n == wanted))
+                    .filter(|((p, n, _), _)| {
+                        p == plural && namespace.is_none_or(|wanted| n == wanted)
+                    })
                     .filter(|(_, object)| selected(object, query.get("labelSelector")))
                     .map(|(_, object)| object.clone())
                     .collect();
@@ -280,7 +303,9 @@ impl Server {
                 let key = key(plural, namespace, name);
                 let old = state.objects.get(&key).cloned();
                 let uid = body["metadata"]["uid"].as_str();
-                if uid.is_some() && old.as_ref().is_none_or(|o| o["metadata"]["uid"].as_str() != uid) {
+                if uid.is_some()
+                    && old.as_ref().is_none_or(|o| o["metadata"]["uid"].as_str() != uid)
+                {
                     return if sub.is_empty() || old.is_some() {
                         status(409, "uid mismatch")
                     } else {
@@ -335,10 +360,9 @@ impl Server {
                         if state.epoch != epoch {
                             return None;
                         }
-                        let next = state
-                            .log
-                            .iter()
-                            .find(|(v, p, _, object)| *v > seen && *p == plural && selected(object, selector.as_ref()));
+                        let next = state.log.iter().find(|(v, p, _, object)| {
+                            *v > seen && *p == plural && selected(object, selector.as_ref())
+                        });
                         if let Some((version, _, type_, object)) = next {
                             let line = format!("{}\n", json!({ "type": type_, "object": object }));
                             return Some((line, *version));
@@ -371,7 +395,8 @@ impl State {
         let meta = &mut object["metadata"];
         if old.is_none() {
             meta["uid"] = json!(format!("uid-{version}"));
-            meta["creationTimestamp"] = json!(jiff::Timestamp::now().round(jiff::Unit::Second).unwrap().to_string());
+            meta["creationTimestamp"] =
+                json!(jiff::Timestamp::now().round(jiff::Unit::Second).unwrap().to_string());
             meta["namespace"] = json!(key.1);
             meta["name"] = json!(key.2);
         }
@@ -388,7 +413,8 @@ impl State {
         let replicas = deployment["spec"]["replicas"].as_i64().unwrap_or(1);
         let template = deployment["spec"]["template"].clone();
         for number in 0..64 {
-            let pod = ("pods".to_owned(), key.1.clone(), format!("{}-7d9c4b5f6-{number:05}", key.2));
+            let pod =
+                ("pods".to_owned(), key.1.clone(), format!("{}-7d9c4b5f6-{number:05}", key.2));
             if number < replicas && !self.objects.contains_key(&pod) {
                 self.store(
                     &pod,
@@ -420,7 +446,9 @@ fn key(plural: &str, namespace: Option<&str>, name: &str) -> (String, String, St
 
 fn selected(object: &Value, selector: Option<&String>) -> bool {
     selector.is_none_or(|selector| {
-        selector.split(',').all(|term| term.split_once('=').is_none_or(|(k, v)| object["metadata"]["labels"][k] == v))
+        selector.split(',').all(|term| {
+            term.split_once('=').is_none_or(|(k, v)| object["metadata"]["labels"][k] == v)
+        })
     })
 }
 

@@ -57,7 +57,9 @@ impl Consumer {
             "metadata": { "name": self.name, "annotations": annotations },
             "spec": spec,
         });
-        self.api().patch(&self.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&object)).await?;
+        self.api()
+            .patch(&self.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&object))
+            .await?;
         Ok(())
     }
 
@@ -94,11 +96,16 @@ impl Consumer {
     /// What the operator made for it, as `kind/name`.
     pub async fn children(&self) -> Result<Vec<String>> {
         let mut children = Vec::new();
-        for object in Api::<Deployment>::namespaced(self.client.clone(), &self.namespace).list(&self.selector()).await?
+        for object in Api::<Deployment>::namespaced(self.client.clone(), &self.namespace)
+            .list(&self.selector())
+            .await?
         {
             children.push(format!("deployment/{}", object.name_any()));
         }
-        for object in Api::<ConfigMap>::namespaced(self.client.clone(), &self.namespace).list(&self.selector()).await? {
+        for object in Api::<ConfigMap>::namespaced(self.client.clone(), &self.namespace)
+            .list(&self.selector())
+            .await?
+        {
             children.push(format!("configmap/{}", object.name_any()));
         }
         for object in self.pods().await? {
@@ -113,12 +120,17 @@ impl Consumer {
 
     /// Its pods.
     pub async fn pods(&self) -> Result<Vec<Pod>> {
-        Ok(Api::<Pod>::namespaced(self.client.clone(), &self.namespace).list(&self.selector()).await?.items)
+        Ok(Api::<Pod>::namespaced(self.client.clone(), &self.namespace)
+            .list(&self.selector())
+            .await?
+            .items)
     }
 
     /// Its Deployment.
     pub async fn deployment(&self) -> Result<Option<Deployment>> {
-        Ok(Api::<Deployment>::namespaced(self.client.clone(), &self.namespace).get_opt(&self.name).await?)
+        Ok(Api::<Deployment>::namespaced(self.client.clone(), &self.namespace)
+            .get_opt(&self.name)
+            .await?)
     }
 
     /// Replicas that its Deployment asks for, and those that are ready.
@@ -131,8 +143,9 @@ impl Consumer {
 
     /// Its events, as `reason: note`.
     pub async fn events(&self) -> Result<Vec<String>> {
-        let events =
-            Api::<Event>::namespaced(self.client.clone(), &self.namespace).list(&ListParams::default()).await?;
+        let events = Api::<Event>::namespaced(self.client.clone(), &self.namespace)
+            .list(&ListParams::default())
+            .await?;
         Ok(events
             .into_iter()
             .filter(|e| e.regarding.as_ref().is_some_and(|r| r.name.as_deref() == Some(&self.name)))
@@ -155,13 +168,22 @@ impl Consumer {
     }
 
     /// Waits until a condition has this status, and returns its reason and message.
-    pub async fn until_condition(&self, kind: &str, status: &str, limit: Duration) -> Result<(String, String)> {
+    pub async fn until_condition(
+        &self,
+        kind: &str,
+        status: &str,
+        limit: Duration,
+    ) -> Result<(String, String)> {
         let found = self
             .until_status(&format!("condition {kind}={status}"), limit, |s| {
                 s.conditions.iter().any(|c| c.type_ == kind && c.status == status)
             })
             .await?;
-        let condition = found.conditions.into_iter().find(|c| c.type_ == kind).context("the condition went away")?;
+        let condition = found
+            .conditions
+            .into_iter()
+            .find(|c| c.type_ == kind)
+            .context("the condition went away")?;
         Ok((condition.reason, condition.message))
     }
 
@@ -177,8 +199,18 @@ impl Consumer {
 
 /// What a person would want to see when a wait failed.
 fn brief(status: &KafkaConsumerStatus) -> impl Debug + use<> {
-    let conditions: Vec<_> =
-        status.conditions.iter().map(|c| format!("{}={} {}: {}", c.type_, c.status, c.reason, c.message)).collect();
+    let conditions: Vec<_> = status
+        .conditions
+        .iter()
+        .map(|c| format!("{}={} {}: {}", c.type_, c.status, c.reason, c.message))
+        .collect();
     let decision = status.decision.as_ref().map(|d| format!("{}: {}", d.reason, d.message));
-    (status.replicas, status.ready_replicas, status.lag, status.behind_seconds, decision, conditions)
+    (
+        status.replicas,
+        status.ready_replicas,
+        status.lag,
+        status.behind_seconds,
+        decision,
+        conditions,
+    )
 }

@@ -126,7 +126,9 @@ async fn receive(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: By
     let behaviour = *shared.behaviour.lock().unwrap_or_else(PoisonError::into_inner);
     let headers = headers
         .iter()
-        .map(|(name, value)| (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .map(|(name, value)| {
+            (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+        })
         .collect();
     let call = Call { headers, body: body.to_vec(), behaviour };
     shared.calls.lock().unwrap_or_else(PoisonError::into_inner).push(call);

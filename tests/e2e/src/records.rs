@@ -56,8 +56,10 @@ impl Kafka {
     /// Creates a topic.
     pub async fn create_topic(&self, name: &str, partitions: i32) -> Result<()> {
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
-        let answers =
-            self.admin()?.create_topics([&topic], &AdminOptions::new().operation_timeout(Some(TIMEOUT))).await?;
+        let answers = self
+            .admin()?
+            .create_topics([&topic], &AdminOptions::new().operation_timeout(Some(TIMEOUT)))
+            .await?;
         for answer in answers {
             answer.map_err(|(topic, code)| anyhow!("topic {topic} was not created: {code}"))?;
         }
@@ -66,8 +68,10 @@ impl Kafka {
 
     /// Grows a topic to this many partitions.
     pub async fn grow_topic(&self, name: &str, partitions: usize) -> Result<()> {
-        let answers =
-            self.admin()?.create_partitions([&NewPartitions::new(name, partitions)], &AdminOptions::new()).await?;
+        let answers = self
+            .admin()?
+            .create_partitions([&NewPartitions::new(name, partitions)], &AdminOptions::new())
+            .await?;
         for answer in answers {
             answer.map_err(|(topic, code)| anyhow!("topic {topic} did not grow: {code}"))?;
         }
@@ -80,7 +84,9 @@ impl Kafka {
         list.add_partition_offset(topic, partition, Offset::Offset(before))?;
         let answer = self.admin()?.delete_records(&list, &AdminOptions::new()).await?;
         for element in answer.elements() {
-            element.error().map_err(|e| anyhow!("records of {topic}/{partition} were not deleted: {e}"))?;
+            element
+                .error()
+                .map_err(|e| anyhow!("records of {topic}/{partition} were not deleted: {e}"))?;
         }
         Ok(())
     }
@@ -111,7 +117,13 @@ impl Kafka {
     }
 
     /// Sends `count` records to a partition in one transaction, and commits or aborts it: a marker ends the partition.
-    pub fn send_transaction(&self, topic: &str, partition: i32, count: usize, commit: bool) -> Result<()> {
+    pub fn send_transaction(
+        &self,
+        topic: &str,
+        partition: i32,
+        count: usize,
+        commit: bool,
+    ) -> Result<()> {
         let producer: ThreadedProducer<DefaultProducerContext> =
             self.config().set("transactional.id", format!("{topic}-{partition}")).create()?;
         producer.init_transactions(TIMEOUT)?;
@@ -119,10 +131,19 @@ impl Kafka {
         for n in 0..count {
             let key = n.to_string();
             producer
-                .send(BaseRecord::to(topic).partition(partition).key(&key).payload("in a transaction"))
+                .send(
+                    BaseRecord::to(topic)
+                        .partition(partition)
+                        .key(&key)
+                        .payload("in a transaction"),
+                )
                 .map_err(|(e, _)| e)?;
         }
-        let ended = if commit { producer.commit_transaction(TIMEOUT) } else { producer.abort_transaction(TIMEOUT) };
+        let ended = if commit {
+            producer.commit_transaction(TIMEOUT)
+        } else {
+            producer.abort_transaction(TIMEOUT)
+        };
         Ok(ended?)
     }
 
@@ -130,8 +151,12 @@ impl Kafka {
     pub fn watermarks(&self, topic: &str) -> Result<BTreeMap<i32, (i64, i64)>> {
         let consumer: BaseConsumer = self.config().create()?;
         let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT)?;
-        let partitions = metadata.topics().first().map(MetadataTopic::partitions).unwrap_or_default();
-        partitions.iter().map(|p| Ok((p.id(), consumer.fetch_watermarks(topic, p.id(), TIMEOUT)?))).collect()
+        let partitions =
+            metadata.topics().first().map(MetadataTopic::partitions).unwrap_or_default();
+        partitions
+            .iter()
+            .map(|p| Ok((p.id(), consumer.fetch_watermarks(topic, p.id(), TIMEOUT)?)))
+            .collect()
     }
 
     /// The committed offset of each partition of a topic, where there is one.
@@ -139,14 +164,18 @@ impl Kafka {
         let consumer: BaseConsumer = self.config().set("group.id", group).create()?;
         let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT)?;
         let mut list = TopicPartitionList::new();
-        for partition in metadata.topics().first().map(MetadataTopic::partitions).unwrap_or_default() {
+        for partition in
+            metadata.topics().first().map(MetadataTopic::partitions).unwrap_or_default()
+        {
             list.add_partition(topic, partition.id());
         }
         let committed = consumer.committed_offsets(list, TIMEOUT)?;
         Ok(committed
             .elements()
             .iter()
-            .filter_map(|e| if let Offset::Offset(o) = e.offset() { Some((e.partition(), o)) } else { None })
+            .filter_map(|e| {
+                if let Offset::Offset(o) = e.offset() { Some((e.partition(), o)) } else { None }
+            })
             .collect())
     }
 
@@ -154,6 +183,11 @@ impl Kafka {
     pub fn members(&self, group: &str) -> Result<Vec<String>> {
         let consumer: BaseConsumer = self.config().create()?;
         let list = consumer.fetch_group_list(Some(group), TIMEOUT)?;
-        Ok(list.groups().iter().flat_map(GroupInfo::members).map(|m| m.client_id().to_owned()).collect())
+        Ok(list
+            .groups()
+            .iter()
+            .flat_map(GroupInfo::members)
+            .map(|m| m.client_id().to_owned())
+            .collect())
     }
 }

@@ -103,8 +103,23 @@ impl World {
             &["describe", "kcon", "-n", namespace],
             &["get", "kcon", "-n", namespace, "-o", "yaml"],
             &["describe", "pods", "-n", namespace],
-            &["logs", "-n", namespace, "-l", "app.kubernetes.io/name=kafka-consumer", "--tail=60", "--prefix"],
-            &["logs", "-n", OPERATOR_NAMESPACE, "-l", "app.kubernetes.io/name=sluice", "--tail=300"],
+            &[
+                "logs",
+                "-n",
+                namespace,
+                "-l",
+                "app.kubernetes.io/name=kafka-consumer",
+                "--tail=60",
+                "--prefix",
+            ],
+            &[
+                "logs",
+                "-n",
+                OPERATOR_NAMESPACE,
+                "-l",
+                "app.kubernetes.io/name=sluice",
+                "--tail=300",
+            ],
         ] {
             let answer = self.lab.kubectl(arguments).unwrap_or_else(|error| format!("{error:#}"));
             writeln!(text, "$ kubectl {}\n{answer}", arguments.join(" "))?;

@@ -23,14 +23,24 @@ struct Program {
 
 const PROGRAMS: &[Program] = &[
     Program { name: "pause", folder: "pause", package: ".", cold: "seconds" },
-    Program { name: "sluice-dns", folder: "dns", package: ".", cold: "a minute or two the first time" },
+    Program {
+        name: "sluice-dns",
+        folder: "dns",
+        package: ".",
+        cold: "a minute or two the first time",
+    },
     Program {
         name: "helm",
         folder: "helm",
         package: "helm.sh/helm/v3/cmd/helm",
         cold: "a minute or two the first time",
     },
-    Program { name: "sluice-cluster", folder: "", package: ".", cold: "5 to 8 minutes the first time" },
+    Program {
+        name: "sluice-cluster",
+        folder: "",
+        package: ".",
+        cold: "5 to 8 minutes the first time",
+    },
 ];
 
 /// Builds everything that is not there yet or whose sources changed, except Sluice itself.
@@ -109,7 +119,8 @@ fn kafka(folders: &Folders, pom: &Path, progress: &mut Progress) -> Result<()> {
 
 /// The files that a build reads, as one text: names and contents.
 fn fingerprint(sources: &Path) -> Result<String> {
-    let mut files: Vec<PathBuf> = fs::read_dir(sources)?.flatten().map(|e| e.path()).filter(|p| p.is_file()).collect();
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(sources)?.flatten().map(|e| e.path()).filter(|p| p.is_file()).collect();
     files.sort();
     let mut text = String::new();
     for file in files {
@@ -163,7 +174,8 @@ impl Binaries {
         if !status.success() {
             bail!("operator and consumer could not be built ({status})");
         }
-        let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| checkout.join("target"), PathBuf::from);
+        let target =
+            env::var_os("CARGO_TARGET_DIR").map_or_else(|| checkout.join("target"), PathBuf::from);
         Ok(Self { folder: target.join("debug") })
     }
 

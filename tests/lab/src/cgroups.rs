@@ -20,7 +20,8 @@ pub fn path(lab: &str) -> String {
 pub fn create(lab: &str) -> Result<()> {
     for hierarchy in hierarchies()? {
         let own = group(&hierarchy, lab);
-        fs::create_dir_all(&own).with_context(|| format!("the cgroup {} could not be made", own.display()))?;
+        fs::create_dir_all(&own)
+            .with_context(|| format!("the cgroup {} could not be made", own.display()))?;
         // Version 1: a group without CPUs and memory nodes takes no process.
         for file in ["cpuset.cpus", "cpuset.mems"] {
             let from = hierarchy.join(file);
@@ -31,11 +32,14 @@ pub fn create(lab: &str) -> Result<()> {
         // Version 2: a controller is there below a group only when the group hands it on.
         let controllers = hierarchy.join("cgroup.controllers");
         if hierarchy == Path::new(ROOT) && controllers.exists() {
-            let hand_on: Vec<String> =
-                fs::read_to_string(controllers)?.split_whitespace().map(|name| format!("+{name}")).collect();
+            let hand_on: Vec<String> = fs::read_to_string(controllers)?
+                .split_whitespace()
+                .map(|name| format!("+{name}"))
+                .collect();
             for group in [&hierarchy, &own] {
-                fs::write(group.join("cgroup.subtree_control"), hand_on.join(" "))
-                    .with_context(|| format!("{} does not hand its controllers on", group.display()))?;
+                fs::write(group.join("cgroup.subtree_control"), hand_on.join(" ")).with_context(
+                    || format!("{} does not hand its controllers on", group.display()),
+                )?;
             }
         }
     }
@@ -76,7 +80,11 @@ fn hierarchies() -> Result<Vec<PathBuf>> {
     }
     let entries = fs::read_dir(root).context("there are no cgroups")?;
     // Links such as cpu -> cpu,cpuacct name a hierarchy twice.
-    Ok(entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect())
+    Ok(entries
+        .flatten()
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+        .map(|e| e.path())
+        .collect())
 }
 
 fn collect(folder: &Path, found: &mut Vec<i32>) {

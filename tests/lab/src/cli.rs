@@ -79,7 +79,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
             println!(
                 "\n{} Its Kafka is at {}, for pods and for `cargo lab kafka topics --list`.\n\
                  Look around with `cargo lab shell` or `cargo lab kubectl get pods -A`; end it with `cargo lab down`.",
-                if bare { "The lab is up, without Sluice." } else { "The lab is up, with Sluice in it." },
+                if bare {
+                    "The lab is up, without Sluice."
+                } else {
+                    "The lab is up, with Sluice in it."
+                },
                 lab.bootstrap_servers(),
             );
             Ok(())
@@ -96,7 +100,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
             Ok(())
         }
         Verb::Shell => Err(Lab::attach()?.shell().exec().into()),
-        Verb::Kubectl { arguments } => Err(Lab::attach()?.kubectl_command().args(arguments).exec().into()),
+        Verb::Kubectl { arguments } => {
+            Err(Lab::attach()?.kubectl_command().args(arguments).exec().into())
+        }
         Verb::Kafka { tool, arguments } => {
             Err(Lab::attach()?.kafka().tool_command(&tool)?.args(arguments).exec().into())
         }
@@ -105,7 +111,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
             let mut command = if let Ok(lab) = Lab::attach() {
                 lab.helm()
             } else {
-                std::process::Command::new(crate::build::helm(&Folders::from_env()?, &mut progress)?)
+                std::process::Command::new(crate::build::helm(
+                    &Folders::from_env()?,
+                    &mut progress,
+                )?)
             };
             Err(command.args(arguments).exec().into())
         }

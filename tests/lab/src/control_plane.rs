@@ -49,7 +49,12 @@ pub fn start_etcd(folders: &Folders, processes: &Processes) -> Result<()> {
         command
             .arg("etcd")
             .args(["--name", "lab", "--unsafe-no-fsync", "--log-level", "warn"])
-            .args(["--listen-client-urls", "http://127.0.0.1:2379", "--advertise-client-urls", "http://127.0.0.1:2379"])
+            .args([
+                "--listen-client-urls",
+                "http://127.0.0.1:2379",
+                "--advertise-client-urls",
+                "http://127.0.0.1:2379",
+            ])
             .args([
                 "--listen-peer-urls",
                 "http://127.0.0.1:2380",
@@ -71,15 +76,32 @@ pub fn start_api_server(folders: &Folders, processes: &Processes) -> Result<()> 
         command
             .arg("kube-apiserver")
             .args(["--etcd-servers", "http://127.0.0.1:2379"])
-            .args(["--bind-address", "0.0.0.0", "--secure-port", "6443", "--advertise-address", ADDRESS])
+            .args([
+                "--bind-address",
+                "0.0.0.0",
+                "--secure-port",
+                "6443",
+                "--advertise-address",
+                ADDRESS,
+            ])
             .args(["--service-cluster-ip-range", SERVICES])
             .args(["--authorization-mode", "Node,RBAC"])
             .args(["--client-ca-file", &file("ca.crt")])
-            .args(["--tls-cert-file", &file("apiserver.crt"), "--tls-private-key-file", &file("apiserver.key")])
+            .args([
+                "--tls-cert-file",
+                &file("apiserver.crt"),
+                "--tls-private-key-file",
+                &file("apiserver.key"),
+            ])
             .args(["--service-account-issuer", "https://kubernetes.default.svc"])
             .args(["--service-account-key-file", &file("service-accounts.pub")])
             .args(["--service-account-signing-key-file", &file("service-accounts.key")])
-            .args(["--kubelet-client-certificate", &file("admin.crt"), "--kubelet-client-key", &file("admin.key")])
+            .args([
+                "--kubelet-client-certificate",
+                &file("admin.crt"),
+                "--kubelet-client-key",
+                &file("admin.key"),
+            ])
             .args(["--kubelet-preferred-address-types", "InternalIP"])
             .args(["--allow-privileged=false", "--v=1"]);
     })?;
@@ -88,7 +110,9 @@ pub fn start_api_server(folders: &Folders, processes: &Processes) -> Result<()> 
 
 /// Waits until the API server is ready.
 pub fn wait_api_server(folders: &Folders, processes: &Processes) -> Result<()> {
-    processes.wait_ready("kube-apiserver", LIMIT, || kubectl(folders, &["get", "--raw", "/readyz"]).is_ok())
+    processes.wait_ready("kube-apiserver", LIMIT, || {
+        kubectl(folders, &["get", "--raw", "/readyz"]).is_ok()
+    })
 }
 
 /// Starts controller manager and scheduler.
@@ -107,7 +131,11 @@ pub fn start_controllers(folders: &Folders, processes: &Processes) -> Result<()>
             .arg(pki.join("service-accounts.key"));
     })?;
     processes.start("kube-scheduler", &folders.cluster_binary(), |command| {
-        command.arg("kube-scheduler").arg("--kubeconfig").arg(&kubeconfig).arg("--leader-elect=false");
+        command
+            .arg("kube-scheduler")
+            .arg("--kubeconfig")
+            .arg(&kubeconfig)
+            .arg("--leader-elect=false");
     })?;
     Ok(())
 }
@@ -165,6 +193,10 @@ pub fn kubectl_command(folders: &Folders) -> std::process::Command {
 pub fn apply(folders: &Folders, objects: &str) -> Result<()> {
     let file = folders.data().join("apply.yaml");
     fs::write(&file, objects)?;
-    run::ok(kubectl_command(folders).args(["apply", "--server-side", "--force-conflicts", "-f"]).arg(&file))
-        .context("the lab's own objects could not be applied")
+    run::ok(
+        kubectl_command(folders)
+            .args(["apply", "--server-side", "--force-conflicts", "-f"])
+            .arg(&file),
+    )
+    .context("the lab's own objects could not be applied")
 }

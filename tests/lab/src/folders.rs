@@ -28,7 +28,11 @@ impl Folders {
     /// What is built is kept in `SLUICE_LAB_CACHE` (default: `sluice-lab` in the user's cache folder).
     pub fn from_env() -> Result<Self> {
         let name = env::var("SLUICE_LAB_NAME").unwrap_or_else(|_| "sluice".to_owned());
-        let cache = match (env::var_os("SLUICE_LAB_CACHE"), env::var_os("XDG_CACHE_HOME"), env::var_os("HOME")) {
+        let cache = match (
+            env::var_os("SLUICE_LAB_CACHE"),
+            env::var_os("XDG_CACHE_HOME"),
+            env::var_os("HOME"),
+        ) {
             (Some(own), _, _) => PathBuf::from(own),
             (None, Some(cache), _) => PathBuf::from(cache).join("sluice-lab"),
             (None, None, Some(home)) => PathBuf::from(home).join(".cache/sluice-lab"),
@@ -52,7 +56,8 @@ impl Folders {
     ///
     /// The lock goes with the process, however that ends.
     pub fn lock(&self, progress: &mut Progress) -> Result<File> {
-        fs::create_dir_all(&self.cache).with_context(|| format!("{} could not be made", self.cache.display()))?;
+        fs::create_dir_all(&self.cache)
+            .with_context(|| format!("{} could not be made", self.cache.display()))?;
         let file = File::create(self.cache.join("lock"))?;
         if file.try_lock().is_err() {
             progress.step("waiting for another command that builds, starts or ends a lab");
@@ -126,8 +131,8 @@ impl Folders {
     pub fn checkout() -> Result<PathBuf> {
         // Cargo tells where the package is that runs: checkouts that share a target folder share the binary too, with the
         // path that it was compiled in.
-        let package =
-            std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+        let package = std::env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
         package.join("../..").canonicalize().context("the checkout is gone")
     }
 }

@@ -62,7 +62,14 @@ impl Image {
         // Fixed times and owners: the same binary makes the same image.
         run::ok(
             Command::new("tar")
-                .args(["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner", "-C"])
+                .args([
+                    "--sort=name",
+                    "--mtime=@0",
+                    "--owner=0",
+                    "--group=0",
+                    "--numeric-owner",
+                    "-C",
+                ])
                 .arg(&root)
                 .arg("-cf")
                 .arg(&layer_tar)
@@ -85,9 +92,11 @@ impl Image {
         });
         let manifest = add_json(&blobs, &manifest)?;
         let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
-        entry["annotations"] =
-            json!({ "io.containerd.image.name": self.name, "org.opencontainers.image.ref.name": self.name });
-        fs::write(oci.join("index.json"), json!({ "schemaVersion": 2, "manifests": [entry] }).to_string())?;
+        entry["annotations"] = json!({ "io.containerd.image.name": self.name, "org.opencontainers.image.ref.name": self.name });
+        fs::write(
+            oci.join("index.json"),
+            json!({ "schemaVersion": 2, "manifests": [entry] }).to_string(),
+        )?;
         fs::write(oci.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
         let archive = scratch.join(format!("{}.tar", self.entry_name()?));
         run::ok(Command::new("tar").arg("-C").arg(&oci).arg("-cf").arg(&archive).arg("."))?;
@@ -105,7 +114,9 @@ impl Image {
         fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777))?;
         fs::write(
             root.join("etc/passwd"),
-            format!("root:x:0:0:root:/:/sbin/nologin\nnonroot:x:{NONROOT}:{NONROOT}::/:/sbin/nologin\n"),
+            format!(
+                "root:x:0:0:root:/:/sbin/nologin\nnonroot:x:{NONROOT}:{NONROOT}::/:/sbin/nologin\n"
+            ),
         )?;
         fs::write(root.join("etc/group"), format!("root:x:0:\nnonroot:x:{NONROOT}:\n"))?;
         fs::write(root.join("etc/nsswitch.conf"), "hosts: files dns\n")?;

@@ -118,7 +118,9 @@ share.coordinator.state.topic.min.isr=1
 
     /// Waits until the broker answers.
     pub fn wait(self) -> Result<()> {
-        self.processes.wait_ready(NAME, LIMIT, || netns::listens(self.folders.name(), ADDRESS, PORT) && self.answers())
+        self.processes.wait_ready(NAME, LIMIT, || {
+            netns::listens(self.folders.name(), ADDRESS, PORT) && self.answers()
+        })
     }
 
     /// Stops the broker in order.
@@ -155,7 +157,11 @@ share.coordinator.state.topic.min.isr=1
             bail!("there is no tool {name}; there are {}", known.join(", "));
         };
         let mut command = netns::inside(self.folders.name(), "java");
-        command.arg("-cp").arg(self.libraries()).arg(class).args(["--bootstrap-server", &Self::bootstrap_servers()]);
+        command
+            .arg("-cp")
+            .arg(self.libraries())
+            .arg(class)
+            .args(["--bootstrap-server", &Self::bootstrap_servers()]);
         Ok(command)
     }
 
@@ -193,6 +199,8 @@ share.coordinator.state.topic.min.isr=1
     pub fn tool(self, class: &str, arguments: &[&str]) -> Result<String> {
         let mut command = crate::netns::inside(self.folders.name(), "java");
         command.arg("-cp").arg(self.folders.cache().join("kafka/libs/*")).arg(class);
-        run::stdout(command.args(["--bootstrap-server", &Self::bootstrap_servers()]).args(arguments))
+        run::stdout(
+            command.args(["--bootstrap-server", &Self::bootstrap_servers()]).args(arguments),
+        )
     }
 }

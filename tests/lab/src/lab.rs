@@ -154,7 +154,8 @@ impl Lab {
 
     /// A helm command against the lab.
     pub fn helm(&self) -> Command {
-        let mut command = netns::inside(self.folders.name(), &self.folders.binary("helm").display().to_string());
+        let mut command =
+            netns::inside(self.folders.name(), &self.folders.binary("helm").display().to_string());
         command.env("KUBECONFIG", self.kubeconfig()).env("HOME", self.folders.data());
         command
     }
@@ -197,8 +198,13 @@ impl Lab {
     pub fn processes_of_pod(&self, uid: &str) -> Vec<Identity> {
         cgroups::processes(self.folders.name())
             .into_iter()
-            .filter(|pid| fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|c| c.contains(uid)))
-            .filter(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() != "pause"))
+            .filter(|pid| {
+                fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|c| c.contains(uid))
+            })
+            .filter(|pid| {
+                fs::read_to_string(format!("/proc/{pid}/comm"))
+                    .is_ok_and(|name| name.trim() != "pause")
+            })
             .filter_map(Identity::of)
             .collect()
     }
@@ -206,14 +212,19 @@ impl Lab {
     /// Installs Sluice with its own charts, as a user does, and waits until the operator is ready.
     pub fn install_sluice(&self, values: &[&str]) -> Result<()> {
         let charts = Folders::checkout()?.join("charts");
-        run::ok(self.helm().args(["upgrade", "--install", "sluice-crds"]).arg(charts.join("sluice-crds")).args([
-            "--namespace",
-            OPERATOR_NAMESPACE,
-            "--create-namespace",
-            "--wait",
-            "--timeout",
-            "60s",
-        ]))?;
+        run::ok(
+            self.helm()
+                .args(["upgrade", "--install", "sluice-crds"])
+                .arg(charts.join("sluice-crds"))
+                .args([
+                    "--namespace",
+                    OPERATOR_NAMESPACE,
+                    "--create-namespace",
+                    "--wait",
+                    "--timeout",
+                    "60s",
+                ]),
+        )?;
         let mut command = self.helm();
         command.args(["upgrade", "--install", "sluice"]).arg(charts.join("sluice")).args([
             "--namespace",
@@ -262,7 +273,11 @@ impl Lab {
         command
             .env(
                 "PATH",
-                format!("{}:{}:{path}", self.folders.cache().join("bin").display(), self.folders.scripts().display()),
+                format!(
+                    "{}:{}:{path}",
+                    self.folders.cache().join("bin").display(),
+                    self.folders.scripts().display()
+                ),
             )
             .env("KUBECONFIG", self.kubeconfig())
             .env("KAFKA", Kafka::bootstrap_servers())
@@ -273,14 +288,22 @@ impl Lab {
     /// What runs, for a person who asks.
     pub fn status() -> Result<Vec<(String, i32)>> {
         let lab = Self::open(Folders::from_env()?);
-        Ok(lab.processes.running().into_iter().map(|(name, process)| (name, process.pid())).collect())
+        Ok(lab
+            .processes
+            .running()
+            .into_iter()
+            .map(|(name, process)| (name, process.pid()))
+            .collect())
     }
 }
 
 /// A client from a kubeconfig, by its current context or by one that is named.
 pub async fn client(kubeconfig: &std::path::Path, context: Option<&str>) -> Result<kube::Client> {
     let file = kube::config::Kubeconfig::read_from(kubeconfig)?;
-    let options = kube::config::KubeConfigOptions { context: context.map(str::to_owned), ..Default::default() };
+    let options = kube::config::KubeConfigOptions {
+        context: context.map(str::to_owned),
+        ..Default::default()
+    };
     let config = kube::Config::from_custom_kubeconfig(file, &options).await?;
     Ok(kube::Client::try_from(config)?)
 }

@@ -72,6 +72,8 @@ pub fn remove(name: &str) -> Result<()> {
 
 /// Moves this process into the namespace. Only the calling thread moves: call it before any other is started.
 pub fn enter(name: &str) -> Result<()> {
-    let file = File::open(path(name)).with_context(|| format!("the lab {name} is not up: run `cargo lab up`"))?;
-    setns(file, CloneFlags::CLONE_NEWNET).context("the lab's network namespace could not be entered; are you root?")
+    let file = File::open(path(name))
+        .with_context(|| format!("the lab {name} is not up: run `cargo lab up`"))?;
+    setns(file, CloneFlags::CLONE_NEWNET)
+        .context("the lab's network namespace could not be entered; are you root?")
 }

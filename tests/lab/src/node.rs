@@ -152,7 +152,13 @@ pub fn start(folders: &Folders, processes: &Processes) -> Result<()> {
     processes.wait_ready("kubelet", LIMIT, || {
         control_plane::kubectl(
             folders,
-            &["get", "node", "lab", "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].status}"],
+            &[
+                "get",
+                "node",
+                "lab",
+                "-o",
+                "jsonpath={.status.conditions[?(@.type=='Ready')].status}",
+            ],
         )
         .is_ok_and(|status| status == "True")
     })

@@ -52,10 +52,9 @@ impl OffsetSet {
 
     /// Whether all of `other` is in this set.
     pub fn covers(&self, other: &Self) -> bool {
-        other
-            .ranges
-            .iter()
-            .all(|(&first, &last)| self.ranges.range(..=first).next_back().is_some_and(|(_, &end)| end >= last))
+        other.ranges.iter().all(|(&first, &last)| {
+            self.ranges.range(..=first).next_back().is_some_and(|(_, &end)| end >= last)
+        })
     }
 
     /// How many offsets are in the set.
@@ -118,10 +117,16 @@ mod tests {
                 assert_eq!(ranges.insert_range(first, last), fresh as u64);
             }
             assert_eq!(ranges.len(), plain.len() as u64);
-            assert_eq!((ranges.first(), ranges.last()), (plain.first().copied(), plain.last().copied()));
+            assert_eq!(
+                (ranges.first(), ranges.last()),
+                (plain.first().copied(), plain.last().copied())
+            );
             assert!((0..80).all(|offset| ranges.contains(offset) == plain.contains(&offset)));
             let listed: Vec<_> = ranges.ranges().collect();
-            assert!(listed.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0), "ranges touch: {listed:?}");
+            assert!(
+                listed.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0),
+                "ranges touch: {listed:?}"
+            );
         }
     }
 

@@ -18,7 +18,11 @@ struct Need {
 }
 
 const NEEDS: &[Need] = &[
-    Need { what: "containerd", package: "containerd", present: || Path::new("/usr/bin/containerd").exists() },
+    Need {
+        what: "containerd",
+        package: "containerd",
+        present: || Path::new("/usr/bin/containerd").exists(),
+    },
     Need { what: "runc", package: "runc", present: || on_path("runc") },
     Need {
         what: "CNI plugins",
@@ -40,8 +44,11 @@ const NEEDS: &[Need] = &[
 const GO_THAT_FETCHES: Version = (1, 21);
 /// The oldest Go that builds the lab's modules as it is.
 const GO_THAT_BUILDS: Version = (1, 25);
-const GO: Need =
-    Need { what: "Go 1.25 or newer (https://go.dev/dl)", package: "golang-go", present: || go_serves(go_version()) };
+const GO: Need = Need {
+    what: "Go 1.25 or newer (https://go.dev/dl)",
+    package: "golang-go",
+    present: || go_serves(go_version()),
+};
 
 type Version = (u32, u32);
 
@@ -51,10 +58,12 @@ type Version = (u32, u32);
 pub fn obstacle() -> Option<String> {
     let mut obstacles = Vec::new();
     if !nix::unistd::geteuid().is_root() {
-        obstacles.push("the lab needs root (network namespaces, containers): run it as root".to_owned());
+        obstacles
+            .push("the lab needs root (network namespaces, containers): run it as root".to_owned());
     }
     let missing = missing();
-    let (installable, other): (Vec<&Need>, Vec<&Need>) = missing.into_iter().partition(|need| may_install(need));
+    let (installable, other): (Vec<&Need>, Vec<&Need>) =
+        missing.into_iter().partition(|need| may_install(need));
     if !other.is_empty() {
         // Whatever is missing is said at once, what could be installed too.
         obstacles.push(sentence(&[other, installable].concat()));
@@ -80,7 +89,10 @@ pub fn ensure(progress: &mut Progress) -> Result<()> {
         return Ok(());
     }
     let packages: Vec<&str> = missing.iter().map(|n| n.package).collect();
-    progress.step(&format!("installing Debian packages: {} (SLUICE_LAB_INSTALL=0 never does)", packages.join(" ")));
+    progress.step(&format!(
+        "installing Debian packages: {} (SLUICE_LAB_INSTALL=0 never does)",
+        packages.join(" ")
+    ));
     run::ok(
         Command::new("apt-get")
             .args(["install", "-y", "-qq", "--no-install-recommends"])
@@ -99,7 +111,9 @@ pub fn go_toolchain() -> Option<&'static str> {
 
 fn go_version() -> Option<Version> {
     // Outside a module, and with what is installed: within one it might fetch another release first.
-    let text = run::stdout(Command::new("go").arg("version").current_dir("/").env("GOTOOLCHAIN", "local")).ok()?;
+    let text =
+        run::stdout(Command::new("go").arg("version").current_dir("/").env("GOTOOLCHAIN", "local"))
+            .ok()?;
     version_after(&text, "go version go")
 }
 
@@ -129,7 +143,8 @@ fn missing() -> Vec<&'static Need> {
 fn installs() -> bool {
     nix::unistd::geteuid().is_root()
         && env::var("SLUICE_LAB_INSTALL").as_deref() != Ok("0")
-        && fs::read_to_string("/etc/os-release").is_ok_and(|text| text.lines().any(|l| l == "ID=debian"))
+        && fs::read_to_string("/etc/os-release")
+            .is_ok_and(|text| text.lines().any(|l| l == "ID=debian"))
 }
 
 fn may_install(need: &Need) -> bool {
@@ -148,7 +163,8 @@ fn candidate(package: &str) -> Option<Version> {
 fn sentence(missing: &[&Need]) -> String {
     let what: Vec<&str> = missing.iter().map(|n| n.what).collect();
     let go_is_old = !go_serves(candidate(GO.package));
-    let packages: Vec<&str> = missing.iter().map(|n| n.package).filter(|p| *p != GO.package || !go_is_old).collect();
+    let packages: Vec<&str> =
+        missing.iter().map(|n| n.package).filter(|p| *p != GO.package || !go_is_old).collect();
     let install = if packages.is_empty() {
         String::new()
     } else {
@@ -171,8 +187,14 @@ mod tests {
 
     #[test]
     fn versions_are_read_as_the_tools_print_them() {
-        assert_eq!(version_after("go version go1.26.8 linux/amd64", "go version go"), Some((1, 26)));
-        assert_eq!(version_after("openjdk version \"17.0.15\" 2025-04-15", "version \""), Some((17, 0)));
+        assert_eq!(
+            version_after("go version go1.26.8 linux/amd64", "go version go"),
+            Some((1, 26))
+        );
+        assert_eq!(
+            version_after("openjdk version \"17.0.15\" 2025-04-15", "version \""),
+            Some((17, 0))
+        );
         assert_eq!(version_after("openjdk version \"21\" 2023-09-19", "version \""), Some((21, 0)));
         assert_eq!(version_after("  Candidate: 2:1.24~2", "2:"), Some((1, 24)));
         assert_eq!(version_after("  Candidate: (none)", "Candidate: "), None);

@@ -123,7 +123,10 @@ impl Processes {
     }
 
     fn entries(&self) -> Vec<Entry> {
-        fs::read(&self.file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+        fs::read(&self.file)
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or_default()
     }
 
     fn write(&self, entries: &[Entry]) -> Result<()> {
@@ -139,20 +142,31 @@ impl Processes {
     }
 
     /// Starts a process in the lab's network namespace; its output goes to its log.
-    pub fn start(&self, name: &str, program: &Path, configure: impl FnOnce(&mut Command)) -> Result<Identity> {
+    pub fn start(
+        &self,
+        name: &str,
+        program: &Path,
+        configure: impl FnOnce(&mut Command),
+    ) -> Result<Identity> {
         fs::create_dir_all(&self.logs)?;
         let log = OpenOptions::new().create(true).append(true).open(self.log(name))?;
         // A session of its own: Ctrl-C and the end of the terminal are for the command, not for the lab that it started.
         let mut command = Command::new("setsid");
-        command.arg("nsenter").arg(format!("--net={}", netns::path(&self.lab).display())).arg("--").arg(program);
+        command
+            .arg("nsenter")
+            .arg(format!("--net={}", netns::path(&self.lab).display()))
+            .arg("--")
+            .arg(program);
         configure(&mut command);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).env(MARK, &self.lab);
         // Held until the entry is written: parts are started side by side.
         let mut children = self.children.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let child = command.spawn().with_context(|| format!("{name} could not be started ({})", program.display()))?;
+        let child = command
+            .spawn()
+            .with_context(|| format!("{name} could not be started ({})", program.display()))?;
         let pid = i32::try_from(child.id())?;
-        let identity =
-            Identity::of(pid).with_context(|| format!("{name} ended at once; see {}", self.log(name).display()))?;
+        let identity = Identity::of(pid)
+            .with_context(|| format!("{name} ended at once; see {}", self.log(name).display()))?;
         children.push(child);
         let mut entries = self.entries();
         entries.retain(|e| e.name != name);
@@ -164,13 +178,21 @@ impl Processes {
     /// The process of this name, if it runs.
     pub fn find(&self, name: &str) -> Option<Identity> {
         self.reap();
-        self.entries().into_iter().find(|e| e.name == name).map(|e| e.identity).filter(|i| i.is_alive())
+        self.entries()
+            .into_iter()
+            .find(|e| e.name == name)
+            .map(|e| e.identity)
+            .filter(|i| i.is_alive())
     }
 
     /// All that run, in the order of their start.
     pub fn running(&self) -> Vec<(String, Identity)> {
         self.reap();
-        self.entries().into_iter().filter(|e| e.identity.is_alive()).map(|e| (e.name, e.identity)).collect()
+        self.entries()
+            .into_iter()
+            .filter(|e| e.identity.is_alive())
+            .map(|e| (e.name, e.identity))
+            .collect()
     }
 
     /// Collects those of our children that ended.
@@ -188,11 +210,20 @@ impl Processes {
     }
 
     /// Waits until `ready` says so; fails early when the process ends, with the end of its log.
-    pub fn wait_ready(&self, name: &str, limit: Duration, mut ready: impl FnMut() -> bool) -> Result<()> {
+    pub fn wait_ready(
+        &self,
+        name: &str,
+        limit: Duration,
+        mut ready: impl FnMut() -> bool,
+    ) -> Result<()> {
         let start = Instant::now();
         while !ready() {
             if self.find(name).is_none() {
-                bail!("{name} ended; the end of its log ({}):\n{}", self.log(name).display(), self.tail(name));
+                bail!(
+                    "{name} ended; the end of its log ({}):\n{}",
+                    self.log(name).display(),
+                    self.tail(name)
+                );
             }
             if start.elapsed() > limit {
                 bail!(

@@ -147,7 +147,9 @@ fn remove_files(folders: &Folders) {
     let _ = fs::remove_dir("/var/lib/cni");
     // Where kubelets listen for device plugins, whatever their own folder is. A node that is more than a lab has more there.
     let kubelet = Path::new("/var/lib/kubelet");
-    if fs::read_dir(kubelet).is_ok_and(|entries| entries.flatten().all(|entry| entry.file_name() == "device-plugins")) {
+    if fs::read_dir(kubelet)
+        .is_ok_and(|entries| entries.flatten().all(|entry| entry.file_name() == "device-plugins"))
+    {
         let _ = fs::remove_dir_all(kubelet);
     }
 }

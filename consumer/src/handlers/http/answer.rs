@@ -60,7 +60,13 @@ pub struct Item {
 }
 
 /// Reads a complete answer. `several` tells that the call carried a batch, whose answer may be partial.
-pub fn read(status: StatusCode, headers: &HeaderMap, body: &[u8], several: bool, now: jiff::Timestamp) -> Verdict {
+pub fn read(
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &[u8],
+    several: bool,
+    now: jiff::Timestamp,
+) -> Verdict {
     if status.is_success() {
         return if several { read_partial(headers, body) } else { Verdict::Done };
     }
@@ -68,14 +74,20 @@ pub fn read(status: StatusCode, headers: &HeaderMap, body: &[u8], several: bool,
     match status.as_u16() {
         // Only these speak of what was sent. All other 4xx (401, 403, 404, 405, 410 …) speak of the receiver's address or
         // rights: with them a wrong URL or an expired token would bury a whole topic.
-        400 | 413 | 415 | 422 | 431 => Verdict::Refused { reason: describe(status, body), media_type: status == 415 },
-        408 | 409 | 425 | 500 | 501 | 505..=599 => Verdict::Failed { reason: describe(status, body), after },
+        400 | 413 | 415 | 422 | 431 => {
+            Verdict::Refused { reason: describe(status, body), media_type: status == 415 }
+        }
+        408 | 409 | 425 | 500 | 501 | 505..=599 => {
+            Verdict::Failed { reason: describe(status, body), after }
+        }
         // A proxy, on behalf of a receiver that broke off or took too long.
         502 | 504 => Verdict::NoAnswer { reason: describe(status, body), after },
         300..=399 => {
-            let to = headers.get(LOCATION).and_then(|v| v.to_str().ok()).unwrap_or("an unnamed address");
-            let reason =
-                format!("the receiver answered {status}: redirects are not followed; write {to} into handler.http.url");
+            let to =
+                headers.get(LOCATION).and_then(|v| v.to_str().ok()).unwrap_or("an unnamed address");
+            let reason = format!(
+                "the receiver answered {status}: redirects are not followed; write {to} into handler.http.url"
+            );
             Verdict::Unavailable { reason, after }
         }
         _ => Verdict::Unavailable { reason: describe(status, body), after },
@@ -85,7 +97,10 @@ pub fn read(status: StatusCode, headers: &HeaderMap, body: &[u8], several: bool,
 /// A batch's answer with 2xx: done, unless its body says in Lambda's `batchItemFailures` what is not.
 fn read_partial(headers: &HeaderMap, body: &[u8]) -> Verdict {
     let failed = |reason: &str| Verdict::Failed {
-        reason: format!("the receiver's answer {reason}, so no record of the batch counts as done: {}", quote(body)),
+        reason: format!(
+            "the receiver's answer {reason}, so no record of the batch counts as done: {}",
+            quote(body)
+        ),
         after: None,
     };
     if body.iter().all(u8::is_ascii_whitespace) {
@@ -93,7 +108,11 @@ fn read_partial(headers: &HeaderMap, body: &[u8]) -> Verdict {
     }
     let Ok(answer) = serde_json::from_slice::<Value>(body) else {
         // A page of text is no partial answer. What calls itself JSON and is not could have been one.
-        return if is_json(headers) { failed("is not the JSON that it says it is") } else { Verdict::Done };
+        return if is_json(headers) {
+            failed("is not the JSON that it says it is")
+        } else {
+            Verdict::Done
+        };
     };
     let items = match answer.get("batchItemFailures") {
         None | Some(Value::Null) => return Verdict::Done,
@@ -111,7 +130,8 @@ fn read_partial(headers: &HeaderMap, body: &[u8]) -> Verdict {
             Some(Value::Bool(dead)) => *dead,
             Some(_) => return failed("has a \"dead\" that is neither true nor false"),
         };
-        let reason = item.get("reason").and_then(Value::as_str).map(|reason| quote(reason.as_bytes()));
+        let reason =
+            item.get("reason").and_then(Value::as_str).map(|reason| quote(reason.as_bytes()));
         failures.insert(id, Item { dead, reason });
     }
     if failures.is_empty() { Verdict::Done } else { Verdict::Partly(failures) }
@@ -148,8 +168,13 @@ fn describe(status: StatusCode, body: &[u8]) -> String {
 /// The start of a body on one line.
 fn quote(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(4 * QUOTED)]);
-    let line: String =
-        text.split_whitespace().collect::<Vec<_>>().join(" ").chars().filter(|c| !c.is_control()).collect();
+    let line: String = text
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+        .chars()
+        .filter(|c| !c.is_control())
+        .collect();
     match line.char_indices().nth(QUOTED) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
@@ -165,7 +190,10 @@ mod tests {
     }
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs.iter().map(|(n, v)| (http::HeaderName::from_static(n), http::HeaderValue::from_static(v))).collect()
+        pairs
+            .iter()
+            .map(|(n, v)| (http::HeaderName::from_static(n), http::HeaderValue::from_static(v)))
+            .collect()
     }
 
     fn status(code: u16) -> Verdict {
@@ -173,7 +201,13 @@ mod tests {
     }
 
     fn body(content_type: &'static str, body: &str) -> Verdict {
-        read(StatusCode::OK, &headers(&[("content-type", content_type)]), body.as_bytes(), true, now())
+        read(
+            StatusCode::OK,
+            &headers(&[("content-type", content_type)]),
+            body.as_bytes(),
+            true,
+            now(),
+        )
     }
 
     #[test]
@@ -198,7 +232,8 @@ mod tests {
     #[test]
     fn a_redirect_is_not_followed_and_the_reason_says_what_to_write() {
         let moved = headers(&[("location", "https://new.example/records")]);
-        let Verdict::Unavailable { reason, .. } = read(StatusCode::PERMANENT_REDIRECT, &moved, b"", false, now())
+        let Verdict::Unavailable { reason, .. } =
+            read(StatusCode::PERMANENT_REDIRECT, &moved, b"", false, now())
         else {
             unreachable!()
         };
@@ -234,8 +269,12 @@ mod tests {
             {"itemIdentifier": "b", "dead": true, "reason": "no such\ncustomer"}]}"#;
         let dead = Item { dead: true, reason: Some("no such customer".into()) };
         let ids = HashMap::from([("a".to_owned(), Item::default()), ("b".to_owned(), dead)]);
-        for content_type in ["application/json", "application/json; charset=utf-8", "text/plain", "application/x+json"]
-        {
+        for content_type in [
+            "application/json",
+            "application/json; charset=utf-8",
+            "text/plain",
+            "application/x+json",
+        ] {
             assert_eq!(body(content_type, answer), Verdict::Partly(ids.clone()), "{content_type}");
         }
     }
@@ -271,7 +310,10 @@ mod tests {
             r#"{"batchItemFailures": [{"itemIdentifier": "a"}, 3]}"#,
             r#"{"batchItemFailures": [{"itemIdentifier": "a", "dead": "yes"}]}"#,
         ] {
-            assert!(matches!(body("application/json", answer), Verdict::Failed { .. }), "{answer:?}");
+            assert!(
+                matches!(body("application/json", answer), Verdict::Failed { .. }),
+                "{answer:?}"
+            );
         }
     }
 
@@ -289,7 +331,10 @@ mod tests {
         else {
             unreachable!()
         };
-        assert!(reason.starts_with("the receiver answered 400 Bad Request: first second[31m ää"), "{reason}");
+        assert!(
+            reason.starts_with("the receiver answered 400 Bad Request: first second[31m ää"),
+            "{reason}"
+        );
         assert!(reason.chars().count() < 260 && !reason.contains('\n'), "{reason}");
     }
 }

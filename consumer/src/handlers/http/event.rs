@@ -100,10 +100,15 @@ impl Encoder {
         if record.payload.is_some() {
             match content_type(record) {
                 // A value that is itself a CloudEvent would read as our own structured mode.
-                Some(own) if own.get(..23).is_some_and(|s| s.eq_ignore_ascii_case("application/cloudevents")) => {
+                Some(own)
+                    if own
+                        .get(..23)
+                        .is_some_and(|s| s.eq_ignore_ascii_case("application/cloudevents")) =>
+                {
                     return None;
                 }
-                own => headers.insert(CONTENT_TYPE, HeaderValue::from_str(own.unwrap_or(OCTET_STREAM)).ok()?),
+                own => headers
+                    .insert(CONTENT_TYPE, HeaderValue::from_str(own.unwrap_or(OCTET_STREAM)).ok()?),
             };
         }
         self.identify(record, &mut headers);
@@ -142,7 +147,11 @@ impl Encoder {
         member(out, "idempotencykey", Value::Text(&self.idempotency_key(record)));
         trace(record, |name, value| member(out, name, Value::Text(value)));
         if let Some(payload) = &record.payload {
-            member(out, "datacontenttype", Value::Text(content_type(record).unwrap_or(OCTET_STREAM)));
+            member(
+                out,
+                "datacontenttype",
+                Value::Text(content_type(record).unwrap_or(OCTET_STREAM)),
+            );
             out.push_str(",\"data_base64\":\"");
             BASE64.encode_string(payload, out);
             out.push('"');
@@ -229,7 +238,8 @@ fn time(record: &Record) -> Option<String> {
 fn text_header<'a>(record: &'a Record, name: &str) -> Option<&'a str> {
     let header = record.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
     let text = std::str::from_utf8(header.value.as_ref()?).ok()?;
-    (!text.is_empty() && text.len() <= 512 && text.bytes().all(|b| (0x20..0x7f).contains(&b))).then_some(text)
+    (!text.is_empty() && text.len() <= 512 && text.bytes().all(|b| (0x20..0x7f).contains(&b)))
+        .then_some(text)
 }
 
 /// The record's own word on what its value is, where it looks like a media type.
@@ -356,7 +366,11 @@ mod tests {
             place: (record.topic().to_owned(), record.partition(), record.offset()),
             key: record.key().map(|b| b.to_vec()),
             value: record.payload().map(|b| b.to_vec()),
-            headers: record.headers().iter().map(|h| (h.name.clone(), h.value.as_ref().map(|v| v.to_vec()))).collect(),
+            headers: record
+                .headers()
+                .iter()
+                .map(|h| (h.name.clone(), h.value.as_ref().map(|v| v.to_vec())))
+                .collect(),
         }
     }
 
@@ -369,8 +383,11 @@ mod tests {
         let headers = attribute("kafkaheaders").map_or_else(Vec::new, |list| {
             list.split(',')
                 .map(|item| {
-                    let (name, value) = item.split_once(':').map_or((item, None), |(n, v)| (n, Some(decoded(v))));
-                    let name = name.strip_prefix('~').map_or(name.into(), |n| String::from_utf8(decoded(n)).unwrap());
+                    let (name, value) =
+                        item.split_once(':').map_or((item, None), |(n, v)| (n, Some(decoded(v))));
+                    let name = name
+                        .strip_prefix('~')
+                        .map_or(name.into(), |n| String::from_utf8(decoded(n)).unwrap());
                     (name, value)
                 })
                 .collect()
@@ -381,7 +398,9 @@ mod tests {
                 attribute("kafkapartition").unwrap().parse().unwrap(),
                 attribute("kafkaoffset").unwrap().parse().unwrap(),
             ),
-            key: attribute("key").map(String::into_bytes).or_else(|| attribute("keybase64").map(|k| decoded(&k))),
+            key: attribute("key")
+                .map(String::into_bytes)
+                .or_else(|| attribute("keybase64").map(|k| decoded(&k))),
             value: (attribute("kafkatombstone").as_deref() != Some("true")).then_some(data),
             headers,
         }
@@ -406,7 +425,9 @@ mod tests {
             let mut rest = raw;
             while let [first, tail @ ..] = rest {
                 (bytes, rest) = if *first == b'%' {
-                    bytes.push(u8::from_str_radix(std::str::from_utf8(&tail[..2]).unwrap(), 16).unwrap());
+                    bytes.push(
+                        u8::from_str_radix(std::str::from_utf8(&tail[..2]).unwrap(), 16).unwrap(),
+                    );
                     (bytes, &tail[2..])
                 } else {
                     bytes.push(*first);
@@ -452,7 +473,8 @@ mod tests {
 
     #[test]
     fn several_records_are_a_batch_whose_values_keep_their_bytes() {
-        let records = [record(), Record::new("orders", 3, 43), Record::new("orders", 3, 44).with_payload("")];
+        let records =
+            [record(), Record::new("orders", 3, 43), Record::new("orders", 3, 44).with_payload("")];
         let call = encoder().many(&records);
         assert_eq!(header(&call, "content-type"), Some("application/cloudevents-batch+json"));
         assert_eq!(
@@ -511,7 +533,9 @@ mod tests {
 
     #[test]
     fn a_value_that_is_itself_a_cloudevent_is_not_mistaken_for_the_call() {
-        for own in ["application/cloudevents+json", "Application/CloudEvents-Batch+json; charset=utf-8"] {
+        for own in
+            ["application/cloudevents+json", "Application/CloudEvents-Batch+json; charset=utf-8"]
+        {
             let record = record().with_header("content-type", Some(own.as_bytes().into()));
             let call = encoder().one(&record);
             assert_eq!(header(&call, "content-type"), Some("application/cloudevents+json"));
@@ -525,7 +549,11 @@ mod tests {
     fn a_content_type_that_is_none_is_not_sent() {
         for bad in ["", "json", "a/b\r\nx: y", "ä/b", " a/b"] {
             let record = record().with_header("content-type", Some(bad.as_bytes().to_vec().into()));
-            assert_eq!(header(&encoder().one(&record), "content-type"), Some("application/octet-stream"), "{bad:?}");
+            assert_eq!(
+                header(&encoder().one(&record), "content-type"),
+                Some("application/octet-stream"),
+                "{bad:?}"
+            );
         }
     }
 
@@ -536,20 +564,32 @@ mod tests {
         let one = encoder().one(&record());
         let batch: Json = serde_json::from_slice(&encoder().many(&[later]).body).unwrap();
         assert_eq!(batch[0]["idempotencykey"], header(&one, "idempotency-key").unwrap());
-        assert_ne!(encoder().idempotency_key(&record()), Encoder::new("other").idempotency_key(&record()));
+        assert_ne!(
+            encoder().idempotency_key(&record()),
+            Encoder::new("other").idempotency_key(&record())
+        );
     }
 
     #[test]
     fn a_group_with_any_characters_is_sent() {
         let call = Encoder::new("a group/ü%").one(&record());
-        assert_eq!(header(&call, "idempotency-key"), Some("a%20group%2F%C3%BC%25/orders-3-42@1790000000123"));
-        assert_eq!(header(&call, "ce-source"), Some("/sluice.dev/groups/a%2520group%252F%25C3%25BC%2525#orders"));
+        assert_eq!(
+            header(&call, "idempotency-key"),
+            Some("a%20group%2F%C3%BC%25/orders-3-42@1790000000123")
+        );
+        assert_eq!(
+            header(&call, "ce-source"),
+            Some("/sluice.dev/groups/a%2520group%252F%25C3%25BC%2525#orders")
+        );
     }
 
     #[test]
     fn a_time_stamp_that_is_no_time_is_left_out() {
         for timestamp in [-1, i64::MAX] {
-            assert_eq!(header(&encoder().one(&record().with_timestamp(timestamp)), "ce-time"), None);
+            assert_eq!(
+                header(&encoder().one(&record().with_timestamp(timestamp)), "ce-time"),
+                None
+            );
         }
     }
 
@@ -563,15 +603,23 @@ mod tests {
 
     fn any_record() -> impl Strategy<Value = Record> {
         let headers = proptest::collection::vec((".{0,10}", any_bytes()), 0..4);
-        (any::<i32>(), any::<i64>(), proptest::option::of(any::<i64>()), any_bytes(), any_bytes(), headers).prop_map(
-            |(partition, offset, timestamp, key, payload, headers)| {
+        (
+            any::<i32>(),
+            any::<i64>(),
+            proptest::option::of(any::<i64>()),
+            any_bytes(),
+            any_bytes(),
+            headers,
+        )
+            .prop_map(|(partition, offset, timestamp, key, payload, headers)| {
                 let mut record = Record::new("t", partition, offset);
                 record.timestamp = timestamp;
                 record.key = key.map(Into::into);
                 record.payload = payload.map(Into::into);
-                headers.into_iter().fold(record, |r, (name, value)| r.with_header(name, value.map(Into::into)))
-            },
-        )
+                headers
+                    .into_iter()
+                    .fold(record, |r, (name, value)| r.with_header(name, value.map(Into::into)))
+            })
     }
 
     proptest! {

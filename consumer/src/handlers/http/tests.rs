@@ -37,12 +37,15 @@ impl Seen {
 
     /// The offsets of its records.
     fn offsets(&self) -> Vec<i64> {
-        let of = |event: &serde_json::Value| event["kafkaoffset"].as_str().unwrap().parse().unwrap();
+        let of =
+            |event: &serde_json::Value| event["kafkaoffset"].as_str().unwrap().parse().unwrap();
         match self.header("content-type") {
             "application/cloudevents-batch+json" => {
                 serde_json::from_slice::<Vec<_>>(&self.body).unwrap().iter().map(of).collect()
             }
-            "application/cloudevents+json" => vec![of(&serde_json::from_slice(&self.body).unwrap())],
+            "application/cloudevents+json" => {
+                vec![of(&serde_json::from_slice(&self.body).unwrap())]
+            }
             _ => vec![self.header("ce-kafkaoffset").parse().unwrap()],
         }
     }
@@ -57,7 +60,10 @@ struct Receiver {
 
 impl Receiver {
     async fn start(answers: impl IntoIterator<Item = Response>) -> (Self, String) {
-        let receiver = Self { answers: Arc::new(Mutex::new(answers.into_iter().collect())), ..Self::default() };
+        let receiver = Self {
+            answers: Arc::new(Mutex::new(answers.into_iter().collect())),
+            ..Self::default()
+        };
         let app = Router::new().fallback(Self::receive).with_state(receiver.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/records?source=kafka", listener.local_addr().unwrap());
@@ -71,7 +77,10 @@ impl Receiver {
         ConnectInfo(from): ConnectInfo<SocketAddr>,
         request: axum::extract::Request,
     ) -> Response {
-        assert_eq!((request.method().as_str(), request.uri().to_string().as_str()), ("POST", "/records?source=kafka"));
+        assert_eq!(
+            (request.method().as_str(), request.uri().to_string().as_str()),
+            ("POST", "/records?source=kafka")
+        );
         let (head, body) = request.into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
         receiver.seen.lock().unwrap().push(Seen { from, headers: head.headers, body });
@@ -88,12 +97,18 @@ impl Receiver {
 }
 
 fn answer(status: u16, body: impl Into<Body>) -> Response {
-    Response::builder().status(status).header(CONTENT_TYPE, "application/json").body(body.into()).unwrap()
+    Response::builder()
+        .status(status)
+        .header(CONTENT_TYPE, "application/json")
+        .body(body.into())
+        .unwrap()
 }
 
 fn failures(offsets: &[i64]) -> Response {
-    let items: Vec<_> =
-        offsets.iter().map(|o| serde_json::json!({ "itemIdentifier": format!("partition:3/offset:{o}") })).collect();
+    let items: Vec<_> = offsets
+        .iter()
+        .map(|o| serde_json::json!({ "itemIdentifier": format!("partition:3/offset:{o}") }))
+        .collect();
     answer(200, serde_json::json!({ "batchItemFailures": items }).to_string())
 }
 
@@ -109,7 +124,12 @@ fn handler_within(url: &str, timeout: SpecDuration) -> HttpHandler {
 /// Records 1 to `count`, each in a lane of its own.
 fn records(count: i64) -> Vec<Record> {
     (1..=count)
-        .map(|n| Record::new("orders", 3, n).with_key(format!("k{n}")).with_payload("v").with_lane(n as u32))
+        .map(|n| {
+            Record::new("orders", 3, n)
+                .with_key(format!("k{n}"))
+                .with_payload("v")
+                .with_lane(n as u32)
+        })
         .collect()
 }
 
@@ -149,7 +169,10 @@ async fn one_record_arrives_with_all_that_the_contract_names() {
         .with_key(vec![0, 255])
         .with_payload(vec![0, 159, 146, 150])
         .with_header("tenant", Some("acme".into()))
-        .with_header("traceparent", Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()));
+        .with_header(
+            "traceparent",
+            Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
+        );
     assert_eq!(short(&handle(&handler(&url), vec![record]).await), ".");
     let [seen] = &receiver.seen()[..] else { unreachable!() };
     assert_eq!(&seen.body[..], [0, 159, 146, 150]);
@@ -193,9 +216,11 @@ async fn a_partial_answer_can_say_that_a_record_is_dead() {
 
 #[tokio::test]
 async fn an_answer_that_cannot_be_understood_loses_nothing() {
-    for bad in
-        [answer(200, "{\"batchItemFailures\": ["), failures(&[2, 99]), answer(200, r#"{"batchItemFailures":[{}]}"#)]
-    {
+    for bad in [
+        answer(200, "{\"batchItemFailures\": ["),
+        failures(&[2, 99]),
+        answer(200, r#"{"batchItemFailures":[{}]}"#),
+    ] {
         let (_, url) = Receiver::start([bad]).await;
         let short = short(&handle(&handler(&url), records(3)).await);
         assert!(short == "R" || short == "rrr", "{short}");
@@ -207,7 +232,10 @@ async fn a_batch_that_failed_as_a_whole_is_for_the_engine_to_divide() {
     let (receiver, url) = Receiver::start([answer(500, "database is away")]).await;
     let outcomes = handle(&handler(&url), records(3)).await;
     assert_eq!(short(&outcomes), "R");
-    assert_eq!(reason(&outcomes), "the receiver answered 500 Internal Server Error: database is away");
+    assert_eq!(
+        reason(&outcomes),
+        "the receiver answered 500 Internal Server Error: database is away"
+    );
     assert_eq!(receiver.calls().len(), 1);
 }
 
@@ -218,7 +246,10 @@ async fn a_receiver_that_is_overloaded_is_left_alone_for_as_long_as_it_asks() {
     let (_, url) = Receiver::start([busy]).await;
     let Outcomes::Each(each) = handle(&handler(&url), records(2)).await else { unreachable!() };
     for outcome in each {
-        assert!(matches!(outcome, Outcome::Retry { after: Some(after), .. } if after.as_secs() == 7), "{outcome:?}");
+        assert!(
+            matches!(outcome, Outcome::Retry { after: Some(after), .. } if after.as_secs() == 7),
+            "{outcome:?}"
+        );
     }
 }
 
@@ -242,10 +273,12 @@ async fn a_record_that_the_receiver_refuses_is_dead() {
 
 #[tokio::test]
 async fn one_bad_record_does_not_take_its_batch_along() {
-    let (receiver, url) = Receiver::start([answer(400, ""), answer(204, ""), answer(422, "bad")]).await;
+    let (receiver, url) =
+        Receiver::start([answer(400, ""), answer(204, ""), answer(422, "bad")]).await;
     // 2, 4 and 5 are of one lane; 5 must not overtake 2, and neither may 4.
     let lanes = [1, 2, 3, 2, 2];
-    let records = records(5).into_iter().zip(lanes).map(|(record, lane)| record.with_lane(lane)).collect();
+    let records =
+        records(5).into_iter().zip(lanes).map(|(record, lane)| record.with_lane(lane)).collect();
     assert_eq!(short(&handle(&handler(&url), records).await), ".d.--");
     assert_eq!(receiver.calls(), [vec![1, 2, 3, 4, 5], vec![1], vec![2], vec![3]]);
 }
@@ -262,7 +295,8 @@ async fn a_receiver_that_knows_no_batches_gets_single_records() {
 #[tokio::test]
 async fn a_batch_that_is_too_large_for_one_call_is_sent_in_several_and_in_order() {
     let (receiver, url) = Receiver::start([]).await;
-    let records: Vec<_> = records(5).into_iter().map(|r| r.with_payload(vec![b'x'; 300_000])).collect();
+    let records: Vec<_> =
+        records(5).into_iter().map(|r| r.with_payload(vec![b'x'; 300_000])).collect();
     assert_eq!(short(&handle(&handler(&url), records).await), ".....");
     assert_eq!(receiver.calls(), [vec![1, 2], vec![3, 4], vec![5]]);
 }
@@ -281,14 +315,17 @@ async fn what_follows_a_failure_in_a_later_call_is_not_sent() {
     let (receiver, url) = Receiver::start([failures(&[1])]).await;
     let lanes = [1, 2, 1, 2];
     let records = records(4).into_iter().zip(lanes);
-    let records = records.map(|(r, lane)| r.with_lane(lane).with_payload(vec![b'x'; 300_000])).collect();
+    let records =
+        records.map(|(r, lane)| r.with_lane(lane).with_payload(vec![b'x'; 300_000])).collect();
     assert_eq!(short(&handle(&handler(&url), records).await), "r.-.");
     assert_eq!(receiver.calls(), [vec![1, 2], vec![4]]);
 }
 
 #[tokio::test]
 async fn an_answer_without_end_is_not_read_to_its_end() {
-    let endless = futures::stream::repeat_with(|| Ok::<_, std::convert::Infallible>(Bytes::from(vec![b' '; 65_536])));
+    let endless = futures::stream::repeat_with(|| {
+        Ok::<_, std::convert::Infallible>(Bytes::from(vec![b' '; 65_536]))
+    });
     for body in [Body::from_stream(endless), Body::from(vec![b' '; MAX_ANSWER + 1])] {
         let (_, url) = Receiver::start([answer(200, body)]).await;
         let outcomes = handle(&handler(&url), records(2)).await;
@@ -299,9 +336,11 @@ async fn an_answer_without_end_is_not_read_to_its_end() {
 
 #[tokio::test]
 async fn a_receiver_that_stalls_is_given_up_at_the_timeout() {
-    let (_, url) =
-        Receiver::start([answer(200, Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>()))])
-            .await;
+    let (_, url) = Receiver::start([answer(
+        200,
+        Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>()),
+    )])
+    .await;
     let handler = handler_within(&url, SpecDuration::from_millis(100));
     let outcomes = handle(&handler, records(2)).await;
     assert_eq!(short(&outcomes), "R");
@@ -359,10 +398,17 @@ async fn a_receiver_that_does_not_answer_is_not_asked_for_each_record_of_a_batch
 
 #[tokio::test]
 async fn a_receiver_that_is_not_there_is_named_with_its_cause() {
-    let url = format!("http://{}/", TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap());
+    let url = format!(
+        "http://{}/",
+        TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    );
     let outcomes = handle(&handler(&url), records(2)).await;
     assert_eq!(short(&outcomes), "rr", "there is nothing to divide");
-    assert!(reason(&outcomes).to_lowercase().contains("connection refused"), "{}", reason(&outcomes));
+    assert!(
+        reason(&outcomes).to_lowercase().contains("connection refused"),
+        "{}",
+        reason(&outcomes)
+    );
 }
 
 #[tokio::test]
@@ -418,7 +464,13 @@ async fn what_cannot_be_called_is_refused_before_the_first_record() {
         assert!(error.contains(says), "{url} {name}: {error}");
     }
     assert!(HttpHandler::new(&spec("https://orders.example/x", "a", "b"), "g").is_ok());
-    assert!(HttpHandler::new(&Spec { timeout: SpecDuration::default(), ..spec("http://o/", "a", "b") }, "g").is_err());
+    assert!(
+        HttpHandler::new(
+            &Spec { timeout: SpecDuration::default(), ..spec("http://o/", "a", "b") },
+            "g"
+        )
+        .is_err()
+    );
 }
 
 #[test]

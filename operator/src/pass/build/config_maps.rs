@@ -56,7 +56,8 @@ pub fn config(id: &Identity, config: &ConsumerConfig) -> Result<ConfigMap, Error
 /// As the serializer's.
 pub fn tuning(id: &Identity, tuning: Tuning) -> Result<ConfigMap, Error> {
     let mut metadata = metadata(id, tuning_name(id));
-    metadata.annotations = Some(BTreeMap::from([(labels::REVISION.to_owned(), tuning.revision.to_string())]));
+    metadata.annotations =
+        Some(BTreeMap::from([(labels::REVISION.to_owned(), tuning.revision.to_string())]));
     Ok(ConfigMap {
         metadata,
         data: Some(BTreeMap::from([(tuning::FILE_NAME.to_owned(), tuning.to_yaml()?)])),

@@ -26,7 +26,10 @@ pub fn deployment(v: &Validated, config_hash: &str) -> Deployment {
     Deployment {
         metadata: metadata(&v.id, deployment_name(&v.id)),
         spec: Some(DeploymentSpec {
-            selector: LabelSelector { match_labels: Some(selector_labels(&v.id)), ..LabelSelector::default() },
+            selector: LabelSelector {
+                match_labels: Some(selector_labels(&v.id)),
+                ..LabelSelector::default()
+            },
             // A pod more before one less: a bad image never takes the last good pod.
             strategy: Some(DeploymentStrategy {
                 type_: Some("RollingUpdate".to_owned()),
@@ -54,7 +57,10 @@ pub fn deployment(v: &Validated, config_hash: &str) -> Deployment {
 }
 
 /// A user's entries, with ours over them.
-fn over(theirs: &BTreeMap<String, String>, ours: BTreeMap<String, String>) -> BTreeMap<String, String> {
+fn over(
+    theirs: &BTreeMap<String, String>,
+    ours: BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
     theirs.iter().map(|(k, v)| (k.clone(), v.clone())).chain(ours).collect()
 }
 
@@ -68,13 +74,18 @@ fn pod(v: &Validated) -> core::PodSpec {
         tolerations: some(&pod.tolerations),
         affinity: pod.affinity.clone(),
         topology_spread_constraints: some(&pod.topology_spread_constraints),
-        security_context: Some(pod.security_context.clone().unwrap_or_else(|| core::PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: Some(NON_ROOT),
-            run_as_group: Some(NON_ROOT),
-            fs_group: Some(NON_ROOT),
-            seccomp_profile: Some(core::SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
-            ..core::PodSecurityContext::default()
+        security_context: Some(pod.security_context.clone().unwrap_or_else(|| {
+            core::PodSecurityContext {
+                run_as_non_root: Some(true),
+                run_as_user: Some(NON_ROOT),
+                run_as_group: Some(NON_ROOT),
+                fs_group: Some(NON_ROOT),
+                seccomp_profile: Some(core::SeccompProfile {
+                    type_: "RuntimeDefault".to_owned(),
+                    localhost_profile: None,
+                }),
+                ..core::PodSecurityContext::default()
+            }
         })),
         service_account_name: pod.service_account_name.clone(),
         // A consumer has no business with the API server, unless its author gave it an account for that.
@@ -111,11 +122,16 @@ fn container(v: &Validated) -> core::Container {
         liveness_probe: Some(probe("/livez", 10, 6)),
         // Pods are counted when they have joined their group: a second matters when a spike has come.
         readiness_probe: Some(probe("/readyz", 1, 3)),
-        security_context: Some(pod.container_security_context.clone().unwrap_or_else(|| core::SecurityContext {
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            capabilities: Some(core::Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
-            ..core::SecurityContext::default()
+        security_context: Some(pod.container_security_context.clone().unwrap_or_else(|| {
+            core::SecurityContext {
+                allow_privilege_escalation: Some(false),
+                read_only_root_filesystem: Some(true),
+                capabilities: Some(core::Capabilities {
+                    drop: Some(vec!["ALL".to_owned()]),
+                    add: None,
+                }),
+                ..core::SecurityContext::default()
+            }
         })),
         volume_mounts: Some(mounts(v)),
         // The last lines of a pod that ended are what `Ready` says of it.
@@ -180,7 +196,10 @@ fn mounts(v: &Validated) -> Vec<core::VolumeMount> {
 fn volumes(v: &Validated) -> Vec<core::Volume> {
     let own = |name: &str, config_map: String| core::Volume {
         name: name.to_owned(),
-        config_map: Some(core::ConfigMapVolumeSource { name: config_map, ..core::ConfigMapVolumeSource::default() }),
+        config_map: Some(core::ConfigMapVolumeSource {
+            name: config_map,
+            ..core::ConfigMapVolumeSource::default()
+        }),
         ..core::Volume::default()
     };
     let [config, tuning] = OWN_VOLUMES;

@@ -112,7 +112,10 @@ fn metadata(id: &Identity, name: String) -> ObjectMeta {
     }
 }
 
-fn seal<T: Serialize>(annotations: &mut Option<BTreeMap<String, String>>, content: &T) -> Result<(), Error> {
+fn seal<T: Serialize>(
+    annotations: &mut Option<BTreeMap<String, String>>,
+    content: &T,
+) -> Result<(), Error> {
     let hash = hash(&(&annotations, content))?;
     annotations.get_or_insert_default().insert(DESIRED_HASH.to_owned(), hash);
     Ok(())
@@ -159,7 +162,11 @@ mod tests {
         for (what, changes, rolls) in [
             ("spelling", vec![("spec/delivery/drainTimeout", "0m20s")], false),
             ("topic order", vec![("spec/kafka/topics", "[orders, orders]")], false),
-            ("bounds of the knobs", vec![("spec/tuning", "{ batchSize: { min: 1, max: 30 } }")], false),
+            (
+                "bounds of the knobs",
+                vec![("spec/tuning", "{ batchSize: { min: 1, max: 30 } }")],
+                false,
+            ),
             ("scaling", vec![("spec/scaling/maxReplicas", "3")], false),
             ("drain timeout", vec![("spec/delivery/drainTimeout", "21s")], true),
             ("topic", vec![("spec/kafka/topics", "[orders, more]")], true),
@@ -175,8 +182,12 @@ mod tests {
     fn knobs_stand_in_their_own_file_and_roll_no_pod() {
         let v = good(&[]);
         let before = children(&v, GroupProtocol::Classic, TUNING).unwrap();
-        let after =
-            children(&v, GroupProtocol::Classic, Tuning::new(8, Knobs { batch_size: 72, concurrency: 2 })).unwrap();
+        let after = children(
+            &v,
+            GroupProtocol::Classic,
+            Tuning::new(8, Knobs { batch_size: 72, concurrency: 2 }),
+        )
+        .unwrap();
         assert_eq!(before.deployment, after.deployment);
         assert_eq!(before.config, after.config);
         assert_ne!(before.tuning, after.tuning);
@@ -259,13 +270,18 @@ mod tests {
         let spec = children.deployment.spec.unwrap();
         assert_eq!(spec.replicas, None);
         let rolling = spec.strategy.unwrap().rolling_update.unwrap();
-        assert_eq!(serde_json::to_value(rolling).unwrap(), serde_json::json!({ "maxSurge": 1, "maxUnavailable": 0 }));
+        assert_eq!(
+            serde_json::to_value(rolling).unwrap(),
+            serde_json::json!({ "maxSurge": 1, "maxUnavailable": 0 })
+        );
     }
 
     #[test]
     fn children_belong_to_their_consumer_and_carry_the_hash_of_what_was_built() {
         let children = built(&[]);
-        for meta in [&children.config.metadata, &children.tuning.metadata, &children.deployment.metadata] {
+        for meta in
+            [&children.config.metadata, &children.tuning.metadata, &children.deployment.metadata]
+        {
             let owner = &meta.owner_references.as_ref().unwrap()[0];
             assert_eq!((owner.uid.as_str(), owner.controller), ("u-1", Some(true)));
             assert_eq!(meta.labels.as_ref().unwrap()[labels::MANAGED_BY], labels::MANAGED_BY_VALUE);

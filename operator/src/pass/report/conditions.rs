@@ -63,7 +63,13 @@ impl Verdict {
 }
 
 /// Sets a condition. `lastTransitionTime` changes only when the status does.
-pub fn set(conditions: &mut Vec<Condition>, type_: &str, verdict: &Verdict, generation: Option<i64>, now: Timestamp) {
+pub fn set(
+    conditions: &mut Vec<Condition>,
+    type_: &str,
+    verdict: &Verdict,
+    generation: Option<i64>,
+    now: Timestamp,
+) {
     let mut condition = Condition {
         type_: type_.to_owned(),
         status: verdict.word().to_owned(),
@@ -93,7 +99,12 @@ pub fn get(conditions: &[Condition], type_: &str) -> Option<bool> {
 }
 
 /// Whether the pods are as decided, and what stands in their way if not.
-pub fn pods(desired: i32, deployment: Option<&Deployment>, pods: &[&Pod], now: Timestamp) -> Verdict {
+pub fn pods(
+    desired: i32,
+    deployment: Option<&Deployment>,
+    pods: &[&Pod],
+    now: Timestamp,
+) -> Verdict {
     if let Some(verdict) = obstacle(desired, deployment, pods, now) {
         return verdict;
     }
@@ -105,8 +116,12 @@ pub fn pods(desired: i32, deployment: Option<&Deployment>, pods: &[&Pod], now: T
     let (exist, ready) = (status.replicas.unwrap_or(0), status.ready_replicas.unwrap_or(0));
     let updated = status.updated_replicas.unwrap_or(0);
     if !seen || exist != desired || ready != desired || updated != desired {
-        let rollout = if updated < exist { format!(", {updated} of them new") } else { String::new() };
-        return Verdict::no(reason::PROGRESSING, format!("{ready} of {desired} pods ready{rollout}"));
+        let rollout =
+            if updated < exist { format!(", {updated} of them new") } else { String::new() };
+        return Verdict::no(
+            reason::PROGRESSING,
+            format!("{ready} of {desired} pods ready{rollout}"),
+        );
     }
     match desired {
         0 => Verdict::yes(reason::AS_DECIDED, "no pod is needed"),
@@ -115,10 +130,20 @@ pub fn pods(desired: i32, deployment: Option<&Deployment>, pods: &[&Pod], now: T
 }
 
 /// The first thing in the way: of pods that cannot be made, then of those that exist, the worst first.
-fn obstacle(desired: i32, deployment: Option<&Deployment>, pods: &[&Pod], now: Timestamp) -> Option<Verdict> {
+fn obstacle(
+    desired: i32,
+    deployment: Option<&Deployment>,
+    pods: &[&Pod],
+    now: Timestamp,
+) -> Option<Verdict> {
     let failed = deployment
         .and_then(|d| {
-            d.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == "ReplicaFailure" && c.status == "True")
+            d.status
+                .as_ref()?
+                .conditions
+                .as_ref()?
+                .iter()
+                .find(|c| c.type_ == "ReplicaFailure" && c.status == "True")
         })
         .filter(|_| desired > 0);
     if let Some(failed) = failed {
@@ -129,11 +154,14 @@ fn obstacle(desired: i32, deployment: Option<&Deployment>, pods: &[&Pod], now: T
     }
     // In a rollout pods of the template before stay until the new ones are ready: what ails them may be mended already.
     let living = || pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
-    let newest = living().max_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
+    let newest =
+        living().max_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
     let template = newest.and_then(|pod| template(pod));
     let mut found: Vec<_> = living()
         .filter(|pod| self::template(pod) == template)
-        .filter_map(|pod| pod_obstacle(pod, now).map(|(rank, reason, what)| (rank, name(pod), reason, what)))
+        .filter_map(|pod| {
+            pod_obstacle(pod, now).map(|(rank, reason, what)| (rank, name(pod), reason, what))
+        })
         .collect();
     found.sort_unstable();
     let (_, name, reason, what) = found.first()?;
@@ -157,17 +185,24 @@ fn pod_obstacle(pod: &Pod, now: Timestamp) -> Option<(u8, &'static str, String)>
     let conditions = status.conditions.as_deref().unwrap_or_default();
     let scheduled = conditions.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False");
     if let Some(condition) = scheduled {
-        let why = condition.message.as_deref().or(condition.reason.as_deref()).unwrap_or("no node takes it");
+        let why = condition
+            .message
+            .as_deref()
+            .or(condition.reason.as_deref())
+            .unwrap_or("no node takes it");
         return Some((3, reason::UNSCHEDULABLE, why.to_owned()));
     }
-    let container = status.container_statuses.as_ref()?.iter().find(|c| c.name == labels::CONTAINER)?;
+    let container =
+        status.container_statuses.as_ref()?.iter().find(|c| c.name == labels::CONTAINER)?;
     if container.ready {
         return None;
     }
     let state = container.state.as_ref()?;
     if let Some(waiting) = &state.waiting {
-        let (word, message) =
-            (waiting.reason.as_deref().unwrap_or_default(), waiting.message.as_deref().unwrap_or_default());
+        let (word, message) = (
+            waiting.reason.as_deref().unwrap_or_default(),
+            waiting.message.as_deref().unwrap_or_default(),
+        );
         match word {
             "ErrImagePull"
             | "ImagePullBackOff"
@@ -178,7 +213,10 @@ fn pod_obstacle(pod: &Pod, now: Timestamp) -> Option<(u8, &'static str, String)>
                 return Some((0, reason::IMAGE, format!("{word}: {message}")));
             }
             "CrashLoopBackOff" => return Some((1, reason::CRASH, ended(container))),
-            "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" | "PostStartHookError" => {
+            "CreateContainerConfigError"
+            | "CreateContainerError"
+            | "RunContainerError"
+            | "PostStartHookError" => {
                 return Some((2, reason::NOT_READY, format!("{word}: {message}")));
             }
             _ => {}
@@ -190,13 +228,22 @@ fn pod_obstacle(pod: &Pod, now: Timestamp) -> Option<(u8, &'static str, String)>
     }
     let since = state.running.as_ref()?.started_at.as_ref()?.0;
     // One that runs again for a moment is still the one that ended: `Ready` is not to change its mind at each start.
-    let failed = container.last_state.as_ref().and_then(|s| s.terminated.as_ref()).is_some_and(|t| t.exit_code != 0);
+    let failed = container
+        .last_state
+        .as_ref()
+        .and_then(|s| s.terminated.as_ref())
+        .is_some_and(|t| t.exit_code != 0);
     if failed && now.duration_since(since) <= STARTING {
         return Some((1, reason::CRASH, ended(container)));
     }
     if now.duration_since(since) > STARTING {
-        let ready = conditions.iter().find(|c| c.type_ == "Ready").and_then(|c| c.message.as_deref());
-        return Some((4, reason::NOT_READY, ready.unwrap_or("it runs, but does not become ready").to_owned()));
+        let ready =
+            conditions.iter().find(|c| c.type_ == "Ready").and_then(|c| c.message.as_deref());
+        return Some((
+            4,
+            reason::NOT_READY,
+            ready.unwrap_or("it runs, but does not become ready").to_owned(),
+        ));
     }
     None
 }
@@ -261,8 +308,7 @@ mod tests {
     }
 
     fn container(state: &serde_json::Value) -> serde_json::Value {
-        let mut container =
-            json!({ "name": "consumer", "ready": false, "restartCount": 2, "image": "i", "imageID": "" });
+        let mut container = json!({ "name": "consumer", "ready": false, "restartCount": 2, "image": "i", "imageID": "" });
         for (key, value) in state.as_object().unwrap() {
             container[key] = value.clone();
         }
@@ -294,14 +340,19 @@ mod tests {
             "state": { "waiting": { "reason": "CrashLoopBackOff", "message": "back-off 40s" } },
             "lastState": { "terminated": { "exitCode": 1, "reason": "Error", "message": "cannot read the configuration" } },
         }));
-        let running = container(&json!({ "state": { "running": { "startedAt": "2026-01-01T00:00:00Z" } } }));
+        let running =
+            container(&json!({ "state": { "running": { "startedAt": "2026-01-01T00:00:00Z" } } }));
         let secret = container(
             &json!({ "state": { "waiting": { "reason": "CreateContainerConfigError", "message": "secret \"x\" not found" } } }),
         );
         for (status, expected, says) in [
             (unschedulable, reason::UNSCHEDULABLE, "Insufficient cpu"),
             (image, reason::IMAGE, "ImagePullBackOff: Back-off pulling image x"),
-            (crash, reason::CRASH, "it ended with Error, exit code 1: cannot read the configuration"),
+            (
+                crash,
+                reason::CRASH,
+                "it ended with Error, exit code 1: cannot read the configuration",
+            ),
             (running, reason::NOT_READY, "does not become ready"),
             (secret, reason::NOT_READY, "secret \"x\" not found"),
         ] {
@@ -318,7 +369,9 @@ mod tests {
 
     #[test]
     fn what_ails_a_pod_of_the_template_before_is_not_told_once_a_new_one_is_there() {
-        let image = container(&json!({ "state": { "waiting": { "reason": "ErrImagePull", "message": "x:1" } } }));
+        let image = container(
+            &json!({ "state": { "waiting": { "reason": "ErrImagePull", "message": "x:1" } } }),
+        );
         let crash = container(&json!({ "state": { "waiting": { "reason": "CrashLoopBackOff" } } }));
         let of = |name: &str, second: u32, template: &str, status: &serde_json::Value| -> Pod {
             serde_json::from_value(json!({
@@ -346,17 +399,25 @@ mod tests {
             serde_json::from_value(json!([{ "type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota: pods" }])).unwrap(),
         );
         let verdict = pods(3, Some(&refused), &[], now());
-        assert_eq!((verdict.reason.as_str(), verdict.message.as_str()), (reason::QUOTA, "exceeded quota: pods"));
+        assert_eq!(
+            (verdict.reason.as_str(), verdict.message.as_str()),
+            (reason::QUOTA, "exceeded quota: pods")
+        );
     }
 
     #[test]
     fn a_pod_that_is_only_starting_is_in_nobodys_way() {
         let starting = pod(
             "a",
-            &container(&json!({ "restartCount": 0, "state": { "running": { "startedAt": "2026-01-01T00:09:50Z" } } })),
+            &container(
+                &json!({ "restartCount": 0, "state": { "running": { "startedAt": "2026-01-01T00:09:50Z" } } }),
+            ),
         );
         let verdict = pods(1, Some(&deployment(1, 0)), &[&starting], now());
-        assert_eq!((verdict.reason.as_str(), verdict.message.as_str()), (reason::PROGRESSING, "0 of 1 pods ready"));
+        assert_eq!(
+            (verdict.reason.as_str(), verdict.message.as_str()),
+            (reason::PROGRESSING, "0 of 1 pods ready")
+        );
     }
 
     #[test]

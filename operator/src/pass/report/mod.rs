@@ -81,8 +81,10 @@ pub async fn report(
             metadata: Metadata { name: &name, uid: consumer.metadata.uid.as_deref() },
             status: next,
         };
-        let api: Api<KafkaConsumer> =
-            Api::namespaced(shared.client.clone(), consumer.metadata.namespace.as_deref().unwrap_or_default());
+        let api: Api<KafkaConsumer> = Api::namespaced(
+            shared.client.clone(),
+            consumer.metadata.namespace.as_deref().unwrap_or_default(),
+        );
         let params = PatchParams::apply(labels::FIELD_MANAGER_STATUS).force();
         let answer = api.patch_status(&name, &params, &Patch::Apply(&document)).await?;
         writes.consumer.wrote(answer, Instant::now());

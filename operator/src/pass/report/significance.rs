@@ -61,7 +61,8 @@ fn frame(status: &KafkaConsumerStatus) -> KafkaConsumerStatus {
     if let Some(decision) = &mut frame.decision {
         // A reason that changes while the pods stay can change on every reading: it is a word among the numbers.
         let replicas = decision.replicas;
-        *decision = sluice_crds::kafkaconsumer::status::DecisionStatus { replicas, ..Default::default() };
+        *decision =
+            sluice_crds::kafkaconsumer::status::DecisionStatus { replicas, ..Default::default() };
     }
     // What is remembered is for a restart: it rides along with the next write, and alone it is not worth one.
     frame.memory = None;
@@ -101,7 +102,8 @@ fn moved(last: Option<f64>, next: Option<f64>, noise: f64) -> bool {
     match (last, next) {
         (None, None) => false,
         (Some(last), Some(next)) => {
-            (last > noise || next > noise) && (next - last).abs() > MOVED * last.abs().max(next.abs())
+            (last > noise || next > noise)
+                && (next - last).abs() > MOVED * last.abs().max(next.abs())
         }
         _ => true,
     }
@@ -122,7 +124,11 @@ mod tests {
             arrival_rate: Some(1_000.0),
             handled_rate: Some(1_000.0),
             capacity_per_pod: Some(500.0),
-            decision: Some(DecisionStatus { reason: "Steady".into(), replicas: 4, ..DecisionStatus::default() }),
+            decision: Some(DecisionStatus {
+                reason: "Steady".into(),
+                replicas: 4,
+                ..DecisionStatus::default()
+            }),
             conditions: vec![Condition {
                 type_: "Ready".into(),
                 status: "True".into(),
@@ -166,10 +172,26 @@ mod tests {
             ("behind by more", |s| s.behind_seconds = Some(9.0), Significance::Numbers),
             ("arrivals by a little", |s| s.arrival_rate = Some(1_090.0), Significance::Nothing),
             ("arrivals by more", |s| s.arrival_rate = Some(1_200.0), Significance::Numbers),
-            ("reason", |s| s.decision.as_mut().unwrap().reason = "Draining".into(), Significance::Numbers),
-            ("sentence of the decision", |s| s.decision.as_mut().unwrap().message = "…".into(), Significance::Nothing),
-            ("numbers in a sentence", |s| s.conditions[0].message = "5 of 5 pods".into(), Significance::Nothing),
-            ("another sentence", |s| s.conditions[0].message = "pod a: no".into(), Significance::Numbers),
+            (
+                "reason",
+                |s| s.decision.as_mut().unwrap().reason = "Draining".into(),
+                Significance::Numbers,
+            ),
+            (
+                "sentence of the decision",
+                |s| s.decision.as_mut().unwrap().message = "…".into(),
+                Significance::Nothing,
+            ),
+            (
+                "numbers in a sentence",
+                |s| s.conditions[0].message = "5 of 5 pods".into(),
+                Significance::Nothing,
+            ),
+            (
+                "another sentence",
+                |s| s.conditions[0].message = "pod a: no".into(),
+                Significance::Numbers,
+            ),
         ];
         for (what, change, expected) in rows {
             let mut next = status();
@@ -180,12 +202,20 @@ mod tests {
 
     #[test]
     fn what_is_always_on_its_way_at_a_steady_load_is_not_written() {
-        let steady = |lag, behind| KafkaConsumerStatus { lag: Some(lag), behind_seconds: Some(behind), ..status() };
+        let steady = |lag, behind| KafkaConsumerStatus {
+            lag: Some(lag),
+            behind_seconds: Some(behind),
+            ..status()
+        };
         assert_eq!(significance(&steady(300, 0.3), &steady(1_400, 1.4)), Significance::Nothing);
         assert_eq!(significance(&steady(300, 0.3), &steady(0, 0.0)), Significance::Nothing);
         // It ends when it is no longer that little, and when nothing arrives any more.
         assert_eq!(significance(&steady(300, 0.3), &steady(2_600, 2.6)), Significance::Numbers);
-        let quiet = |lag| KafkaConsumerStatus { arrival_rate: Some(0.0), handled_rate: Some(0.0), ..steady(lag, 0.0) };
+        let quiet = |lag| KafkaConsumerStatus {
+            arrival_rate: Some(0.0),
+            handled_rate: Some(0.0),
+            ..steady(lag, 0.0)
+        };
         assert_eq!(significance(&quiet(1), &quiet(0)), Significance::Numbers);
     }
 

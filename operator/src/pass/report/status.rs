@@ -55,7 +55,12 @@ pub struct Facts<'a> {
 }
 
 /// The status after a pass.
-pub fn next(last: &KafkaConsumerStatus, facts: &Facts, verdicts: &Verdicts, now: Timestamp) -> KafkaConsumerStatus {
+pub fn next(
+    last: &KafkaConsumerStatus,
+    facts: &Facts,
+    verdicts: &Verdicts,
+    now: Timestamp,
+) -> KafkaConsumerStatus {
     let v = facts.validated;
     let generation = facts.children.consumer.metadata.generation;
     let deployment = facts.children.deployment.as_ref().and_then(|d| d.status.as_ref());
@@ -67,7 +72,12 @@ pub fn next(last: &KafkaConsumerStatus, facts: &Facts, verdicts: &Verdicts, now:
         desired_replicas: facts.desired,
         selector: Some(build::selector(&v.id)),
         // The number of partitions is not forgotten because a broker does not answer.
-        partitions: facts.reading.snapshot.as_ref().map(|s| s.partitions.len() as i32).or(last.partitions),
+        partitions: facts
+            .reading
+            .snapshot
+            .as_ref()
+            .map(|s| s.partitions.len() as i32)
+            .or(last.partitions),
         lag: planned.and_then(|p| p.lag),
         behind_seconds: planned.and_then(|p| p.behind_seconds).map(|s| round(s, 1)),
         arrival_rate: planned.and_then(|p| p.arrival_rate).map(|r| round(r, 1)),
@@ -110,7 +120,12 @@ pub fn refused(
     status
 }
 
-fn set_all(status: &mut KafkaConsumerStatus, verdicts: &Verdicts, generation: Option<i64>, now: Timestamp) {
+fn set_all(
+    status: &mut KafkaConsumerStatus,
+    verdicts: &Verdicts,
+    generation: Option<i64>,
+    now: Timestamp,
+) {
     for (type_, verdict) in [
         (conditions::READY, &verdicts.ready),
         (conditions::KAFKA_REACHABLE, &verdicts.kafka_reachable),
@@ -124,18 +139,30 @@ fn set_all(status: &mut KafkaConsumerStatus, verdicts: &Verdicts, generation: Op
 
 /// What the planner wants remembered, with the moment at which the number of pods was last changed.
 fn memory(last: &KafkaConsumerStatus, facts: &Facts, now: Timestamp) -> Option<PlannerMemory> {
-    let mut memory = facts.planned.and_then(|p| p.memory.clone()).or_else(|| last.memory.clone()).unwrap_or_default();
+    let mut memory = facts
+        .planned
+        .and_then(|p| p.memory.clone())
+        .or_else(|| last.memory.clone())
+        .unwrap_or_default();
     memory.last_scale = match last.desired_replicas {
-        before if before == facts.desired => last.memory.as_ref().and_then(|m| m.last_scale.clone()),
+        before if before == facts.desired => {
+            last.memory.as_ref().and_then(|m| m.last_scale.clone())
+        }
         _ => Some(Time(now)),
     };
     Some(memory).filter(|memory| *memory != PlannerMemory::default())
 }
 
 /// The decision with the moment at which pods, knobs or the reason last became others.
-fn decision(last: &KafkaConsumerStatus, planned: &Planned, facts: &Facts, now: Timestamp) -> DecisionStatus {
+fn decision(
+    last: &KafkaConsumerStatus,
+    planned: &Planned,
+    facts: &Facts,
+    now: Timestamp,
+) -> DecisionStatus {
     let old = last.decision.as_ref();
-    let same = old.is_some_and(|old| old.reason == planned.reason && old.replicas == planned.replicas)
+    let same = old
+        .is_some_and(|old| old.reason == planned.reason && old.replicas == planned.replicas)
         && last.desired_replicas == facts.desired
         && last.tuning_revision == Some(facts.tuning.revision as i64);
     DecisionStatus {

@@ -9,13 +9,20 @@ use super::conditions::get;
 use crate::cluster::events::Happening;
 
 /// The events of a change from the status that was last written to the next.
-pub fn between(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus, _now: Timestamp) -> Vec<Happening> {
+pub fn between(
+    last: &KafkaConsumerStatus,
+    next: &KafkaConsumerStatus,
+    _now: Timestamp,
+) -> Vec<Happening> {
     let mut happenings = Vec::new();
     happenings.extend(pods(last, next));
     happenings.extend(knobs(last, next));
-    for type_ in
-        [conditions::READY, conditions::KAFKA_REACHABLE, conditions::SCALING_LIMITED, conditions::GROUP_CONFLICT]
-    {
+    for type_ in [
+        conditions::READY,
+        conditions::KAFKA_REACHABLE,
+        conditions::SCALING_LIMITED,
+        conditions::GROUP_CONFLICT,
+    ] {
         happenings.extend(condition(last, next, type_));
     }
     happenings
@@ -36,9 +43,10 @@ fn knobs(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus) -> Option<Happe
     // The first knobs are no change.
     last.tuning_revision?;
     let mut changes = Vec::new();
-    for (name, from, to) in
-        [("batch size", last.batch_size, next.batch_size), ("concurrency", last.concurrency, next.concurrency)]
-    {
+    for (name, from, to) in [
+        ("batch size", last.batch_size, next.batch_size),
+        ("concurrency", last.concurrency, next.concurrency),
+    ] {
         if let (Some(from), Some(to)) = (from, to)
             && from != to
         {
@@ -46,11 +54,17 @@ fn knobs(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus) -> Option<Happe
         }
     }
     let why = next.decision.as_ref().map(|d| format!(": {}", d.message)).unwrap_or_default();
-    (!changes.is_empty()).then(|| Happening::normal("KnobsChanged", "Tune", format!("{}{why}", changes.join(", "))))
+    (!changes.is_empty())
+        .then(|| Happening::normal("KnobsChanged", "Tune", format!("{}{why}", changes.join(", "))))
 }
 
-fn condition(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus, type_: &str) -> Option<Happening> {
-    let find = |status: &KafkaConsumerStatus| status.conditions.iter().find(|c| c.type_ == type_).cloned();
+fn condition(
+    last: &KafkaConsumerStatus,
+    next: &KafkaConsumerStatus,
+    type_: &str,
+) -> Option<Happening> {
+    let find =
+        |status: &KafkaConsumerStatus| status.conditions.iter().find(|c| c.type_ == type_).cloned();
     let (old, new) = (find(last), find(next)?);
     let (was, is) = (get(&last.conditions, type_), get(&next.conditions, type_));
     let same_reason = old.as_ref().is_some_and(|old| old.reason == new.reason);
@@ -61,32 +75,45 @@ fn condition(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus, type_: &str
         conditions::READY => ready(old.as_ref(), &new),
         conditions::KAFKA_REACHABLE => match (was, is) {
             (_, Some(false)) => Some(Happening::warning(new.reason, "Read", new.message)),
-            (Some(false), Some(true)) => Some(Happening::normal("KafkaRecovered", "Read", new.message)),
+            (Some(false), Some(true)) => {
+                Some(Happening::normal("KafkaRecovered", "Read", new.message))
+            }
             _ => None,
         },
         conditions::SCALING_LIMITED => match (was, is) {
             (_, Some(true)) => Some(Happening::normal("ScalingLimited", "Plan", new.message)),
-            (Some(true), Some(false)) => Some(Happening::normal("ScalingUnlimited", "Plan", new.message)),
+            (Some(true), Some(false)) => {
+                Some(Happening::normal("ScalingUnlimited", "Plan", new.message))
+            }
             _ => None,
         },
         _ => match (was, is) {
             (_, Some(true)) => Some(Happening::warning("GroupConflict", "Claim", new.message)),
-            (Some(true), Some(false)) => Some(Happening::normal("GroupConflictResolved", "Claim", new.message)),
+            (Some(true), Some(false)) => {
+                Some(Happening::normal("GroupConflictResolved", "Claim", new.message))
+            }
             _ => None,
         },
     }
 }
 
 /// What stands in the way of pods, as reasons of `Ready`.
-const OBSTACLES: [&str; 6] =
-    [reason::IMAGE, reason::CRASH, reason::QUOTA, reason::UNSCHEDULABLE, reason::NOT_READY, reason::INVALID_SPEC];
+const OBSTACLES: [&str; 6] = [
+    reason::IMAGE,
+    reason::CRASH,
+    reason::QUOTA,
+    reason::UNSCHEDULABLE,
+    reason::NOT_READY,
+    reason::INVALID_SPEC,
+];
 
 /// Pods that start and stop are the ordinary course; what stands in their way is not.
 fn ready(old: Option<&Condition>, new: &Condition) -> Option<Happening> {
     if OBSTACLES.contains(&new.reason.as_str()) {
         return Some(Happening::warning(new.reason.clone(), "Observe", new.message.clone()));
     }
-    let recovered = new.reason == reason::AS_DECIDED && old.is_some_and(|o| OBSTACLES.contains(&o.reason.as_str()));
+    let recovered = new.reason == reason::AS_DECIDED
+        && old.is_some_and(|o| OBSTACLES.contains(&o.reason.as_str()));
     recovered.then(|| Happening::normal("Recovered", "Observe", new.message.clone()))
 }
 
@@ -121,9 +148,18 @@ mod tests {
     fn a_change_is_told_once_with_from_to_and_why() {
         let before = status(3, 50, &[]);
         assert_eq!(told(&before, &before), []);
-        assert_eq!(told(&before, &status(7, 50, &[])), [("ScaledUp".into(), "3 → 7 pods: why".into())]);
-        assert_eq!(told(&before, &status(1, 50, &[])), [("ScaledDown".into(), "3 → 1 pod: why".into())]);
-        assert_eq!(told(&before, &status(3, 60, &[])), [("KnobsChanged".into(), "batch size 50 → 60: why".into())]);
+        assert_eq!(
+            told(&before, &status(7, 50, &[])),
+            [("ScaledUp".into(), "3 → 7 pods: why".into())]
+        );
+        assert_eq!(
+            told(&before, &status(1, 50, &[])),
+            [("ScaledDown".into(), "3 → 1 pod: why".into())]
+        );
+        assert_eq!(
+            told(&before, &status(3, 60, &[])),
+            [("KnobsChanged".into(), "batch size 50 → 60: why".into())]
+        );
         // A consumer that is new has changed no knobs.
         assert_eq!(told(&KafkaConsumerStatus::default(), &status(0, 50, &[])), []);
     }
@@ -131,14 +167,19 @@ mod tests {
     #[test]
     fn what_goes_wrong_is_told_in_its_own_word_and_so_is_its_end() {
         let kafka = |verdict| status(3, 50, &[(conditions::KAFKA_REACHABLE, verdict)]);
-        let (up, down) =
-            (kafka(Verdict::yes(reason::REACHABLE, "all")), kafka(Verdict::no(reason::UNKNOWN_TOPIC, "no t")));
+        let (up, down) = (
+            kafka(Verdict::yes(reason::REACHABLE, "all")),
+            kafka(Verdict::no(reason::UNKNOWN_TOPIC, "no t")),
+        );
         let pending = kafka(Verdict::pending("on its way"));
         assert_eq!(told(&up, &down), [(reason::UNKNOWN_TOPIC.to_owned(), "no t".to_owned())]);
         assert_eq!(told(&down, &up), [("KafkaRecovered".to_owned(), "all".to_owned())]);
         assert_eq!(told(&pending, &up), []);
         let ready = |verdict| status(3, 50, &[(conditions::READY, verdict)]);
-        let (good, crash) = (ready(Verdict::yes(reason::AS_DECIDED, "3")), ready(Verdict::no(reason::CRASH, "exit 1")));
+        let (good, crash) = (
+            ready(Verdict::yes(reason::AS_DECIDED, "3")),
+            ready(Verdict::no(reason::CRASH, "exit 1")),
+        );
         assert_eq!(told(&good, &crash), [(reason::CRASH.to_owned(), "exit 1".to_owned())]);
         assert_eq!(told(&crash, &good), [("Recovered".to_owned(), "3".to_owned())]);
         assert_eq!(told(&good, &ready(Verdict::no(reason::PROGRESSING, "2 of 3"))), []);

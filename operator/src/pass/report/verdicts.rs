@@ -30,19 +30,23 @@ pub fn of_pass(
 ) -> Verdicts {
     let status = seen.status();
     // The operator was started again: until it has read for itself, what was known is not forgotten.
-    let before = |type_: &str| Verdict::of(&status.conditions, type_).filter(|_| reading.is_empty());
+    let before =
+        |type_: &str| Verdict::of(&status.conditions, type_).filter(|_| reading.is_empty());
     Verdicts {
         ready: failed.cloned().unwrap_or_else(|| ready(v, seen, reading, course, waits, now)),
         kafka_reachable: before(KAFKA_REACHABLE).unwrap_or_else(|| kafka_reachable(reading)),
         scaling_active: before(SCALING_ACTIVE).unwrap_or_else(|| scaling_active(v, course)),
-        scaling_limited: before(SCALING_LIMITED).unwrap_or_else(|| scaling_limited(v, reading, course)),
+        scaling_limited: before(SCALING_LIMITED)
+            .unwrap_or_else(|| scaling_limited(v, reading, course)),
         group_conflict: group_conflict(v, course),
     }
 }
 
 /// The verdicts on a consumer whose spec cannot be followed: what is not known of the rest is said to be so.
 pub fn of_refusal(message: &str) -> Verdicts {
-    let off = || Verdict::no(reason::INVALID_SPEC, "nothing is decided for a spec that cannot be followed");
+    let off = || {
+        Verdict::no(reason::INVALID_SPEC, "nothing is decided for a spec that cannot be followed")
+    };
     let pending = || Verdict::pending("the spec has to be put right first");
     Verdicts {
         ready: Verdict::no(reason::INVALID_SPEC, message),
@@ -74,22 +78,29 @@ fn ready(
         let before = Verdict::of(&seen.status().conditions, READY).filter(|_| reading.is_empty());
         return match &reading.trouble {
             Some(trouble) => Verdict::no(trouble.reason, trouble.message.clone()),
-            None => {
-                before.unwrap_or_else(|| Verdict::no(reason::LAG_UNKNOWN, "the first pod waits until the lag is known"))
-            }
+            None => before.unwrap_or_else(|| {
+                Verdict::no(reason::LAG_UNKNOWN, "the first pod waits until the lag is known")
+            }),
         };
     }
     let pods: Vec<&Pod> = seen.pods.iter().map(AsRef::as_ref).collect();
-    let verdict = conditions::pods(course.replicas.unwrap_or(0), seen.deployment.as_deref(), &pods, now);
+    let verdict =
+        conditions::pods(course.replicas.unwrap_or(0), seen.deployment.as_deref(), &pods, now);
     if v.paused {
         return Verdict {
             reason: reason::PAUSED.to_owned(),
-            message: format!("paused by annotation, the children are left as they are; {}", verdict.message),
+            message: format!(
+                "paused by annotation, the children are left as they are; {}",
+                verdict.message
+            ),
             ..verdict
         };
     }
     if v.replicas == Replicas::Suspended && verdict.status == Some(true) {
-        return Verdict::yes(reason::SUSPENDED, "suspended: no pod runs, the group's offsets are kept");
+        return Verdict::yes(
+            reason::SUSPENDED,
+            "suspended: no pod runs, the group's offsets are kept",
+        );
     }
     verdict
 }
@@ -99,10 +110,14 @@ fn kafka_reachable(reading: &Reading) -> Verdict {
         (Some(trouble), _) => Verdict::no(trouble.reason, trouble.message.clone()),
         (None, None) => Verdict::pending("the first reading is on its way"),
         (None, Some(snapshot)) => {
-            let unknown = snapshot.partitions.iter().filter(|p| p.end.is_none() || p.start.is_none()).count();
+            let unknown =
+                snapshot.partitions.iter().filter(|p| p.end.is_none() || p.start.is_none()).count();
             let all = snapshot.partitions.len();
             if unknown > 0 {
-                return Verdict::no(reason::PARTLY_KNOWN, format!("{unknown} of {all} partitions could not be read"));
+                return Verdict::no(
+                    reason::PARTLY_KNOWN,
+                    format!("{unknown} of {all} partitions could not be read"),
+                );
             }
             Verdict::yes(reason::REACHABLE, format!("all {all} partitions are read"))
         }
@@ -112,7 +127,10 @@ fn kafka_reachable(reading: &Reading) -> Verdict {
 fn scaling_active(v: &Validated, course: &Course) -> Verdict {
     if let Some(conflict) = &course.conflict {
         let (reason, _) = conflict_words(v, conflict);
-        return Verdict::no(reason, "the pods stay as they are while the group is not this consumer's alone");
+        return Verdict::no(
+            reason,
+            "the pods stay as they are while the group is not this consumer's alone",
+        );
     }
     if v.paused {
         return Verdict::no(reason::PAUSED, "paused by annotation");
@@ -120,11 +138,19 @@ fn scaling_active(v: &Validated, course: &Course) -> Verdict {
     match v.replicas {
         Replicas::Suspended => Verdict::no(reason::SUSPENDED, "spec.suspend is true"),
         Replicas::Fixed(_) => Verdict::no(reason::MANUAL, "spec.replicas decides"),
-        Replicas::AsTheyAre => Verdict::no(reason::DRY_RUN, "decisions are reported and not carried out"),
+        Replicas::AsTheyAre => {
+            Verdict::no(reason::DRY_RUN, "decisions are reported and not carried out")
+        }
         Replicas::Planner => match &course.planned {
-            Some(planned) if planned.known => Verdict::yes(reason::FOLLOWING_LAG, "the pods follow the lag"),
+            Some(planned) if planned.known => {
+                Verdict::yes(reason::FOLLOWING_LAG, "the pods follow the lag")
+            }
             Some(planned) => Verdict::no(reason::LAG_UNKNOWN, planned.message.clone()),
-            None => Verdict::new(None, reason::LAG_UNKNOWN, "the lag is not known yet; the pods stay as they are"),
+            None => Verdict::new(
+                None,
+                reason::LAG_UNKNOWN,
+                "the lag is not known yet; the pods stay as they are",
+            ),
         },
     }
 }
@@ -140,10 +166,12 @@ fn scaling_limited(v: &Validated, reading: &Reading, course: &Course) -> Verdict
             format!("{pods} pods are asked for, {partitions} run: there are no more partitions"),
         ),
         Replicas::Fixed(_) => Verdict::no(reason::WITHIN_BOUNDS, "no bound is in the way"),
-        Replicas::Planner | Replicas::AsTheyAre => match course.planned.as_ref().and_then(|p| p.limited.clone()) {
-            Some((reason, message)) => Verdict::yes(reason, message),
-            None => Verdict::no(reason::WITHIN_BOUNDS, "no bound is in the way"),
-        },
+        Replicas::Planner | Replicas::AsTheyAre => {
+            match course.planned.as_ref().and_then(|p| p.limited.clone()) {
+                Some((reason, message)) => Verdict::yes(reason, message),
+                None => Verdict::no(reason::WITHIN_BOUNDS, "no bound is in the way"),
+            }
+        }
     }
 }
 
@@ -153,7 +181,10 @@ fn group_conflict(v: &Validated, course: &Course) -> Verdict {
             let (reason, message) = conflict_words(v, conflict);
             Verdict::yes(reason, message)
         }
-        None => Verdict::no(reason::NO_CONFLICT, format!("group {} is this consumer's alone", v.kafka.group_id)),
+        None => Verdict::no(
+            reason::NO_CONFLICT,
+            format!("group {} is this consumer's alone", v.kafka.group_id),
+        ),
     }
 }
 
@@ -169,7 +200,11 @@ fn conflict_words(v: &Validated, conflict: &Conflict) -> (&'static str, String) 
         ),
         Conflict::Foreign(members) => {
             let some = members.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
-            let more = if members.len() > 3 { format!(" and {} more", members.len() - 3) } else { String::new() };
+            let more = if members.len() > 3 {
+                format!(" and {} more", members.len() - 3)
+            } else {
+                String::new()
+            };
             (
                 reason::FOREIGN_MEMBERS,
                 format!(

@@ -18,9 +18,17 @@ pub async fn a_deleted_consumer_leaves_only_its_offsets(world: Arc<World>) -> Re
     let manifest = scene.load("100x2s")?.wait().await?;
     scene.consumer.until_status("lag 0", SOON, |s| s.lag == Some(0)).await?;
     scene.consumer.delete(Duration::from_secs(60)).await?;
-    let committed: i64 = world.kafka.committed(&scene.consumer.group(), &scene.topic)?.values().sum();
-    ensure!(committed == i64::try_from(manifest.acknowledged)?, "{committed} of {}", manifest.acknowledged);
-    ensure!(world.kafka.members(&scene.consumer.group())?.is_empty(), "a member is left in the group");
+    let committed: i64 =
+        world.kafka.committed(&scene.consumer.group(), &scene.topic)?.values().sum();
+    ensure!(
+        committed == i64::try_from(manifest.acknowledged)?,
+        "{committed} of {}",
+        manifest.acknowledged
+    );
+    ensure!(
+        world.kafka.members(&scene.consumer.group())?.is_empty(),
+        "a member is left in the group"
+    );
     scene.end().await
 }
 
@@ -45,10 +53,12 @@ pub async fn an_uninstalled_operator_leaves_the_consumers_running(world: Arc<Wor
     })
     .await?;
     ensure!(scene.consumer.replicas().await? == (1, 1), "{:?}", scene.consumer.replicas().await?);
-    let pods: Vec<_> = scene.consumer.pods().await?.into_iter().filter_map(|p| p.metadata.uid).collect();
+    let pods: Vec<_> =
+        scene.consumer.pods().await?.into_iter().filter_map(|p| p.metadata.uid).collect();
     world.lab.install_sluice(&[])?;
     scene.consumer.until_condition(conditions::READY, "True", SOON).await?;
-    let after: Vec<_> = scene.consumer.pods().await?.into_iter().filter_map(|p| p.metadata.uid).collect();
+    let after: Vec<_> =
+        scene.consumer.pods().await?.into_iter().filter_map(|p| p.metadata.uid).collect();
     ensure!(pods == after, "a new operator replaced the pods of a consumer that did not change");
     scene.end().await
 }

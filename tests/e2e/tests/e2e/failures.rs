@@ -21,10 +21,12 @@ pub async fn a_rolling_restart_loses_and_repeats_nothing(world: Arc<World>) -> R
     scene.consumer.apply(scene.slow_spec(&json!({"scaling": {"minReplicas": 3}}))).await?;
     scene.consumer.until_replicas(3, SOON).await?;
     let load = scene.load("600x30s")?;
-    let before: BTreeSet<_> = scene.consumer.pods().await?.into_iter().filter_map(|p| p.metadata.name).collect();
+    let before: BTreeSet<_> =
+        scene.consumer.pods().await?.into_iter().filter_map(|p| p.metadata.name).collect();
     scene.consumer.patch(json!({"spec": {"pod": {"labels": {"rolled": "yes"}}}})).await?;
     until("three other pods", Duration::from_secs(60), || async {
-        let now: BTreeSet<_> = scene.consumer.pods().await?.into_iter().filter_map(|p| p.metadata.name).collect();
+        let now: BTreeSet<_> =
+            scene.consumer.pods().await?.into_iter().filter_map(|p| p.metadata.name).collect();
         Ok(if now.len() == 3 && now.is_disjoint(&before) { Ok(()) } else { Err(now) })
     })
     .await?;
@@ -72,7 +74,10 @@ pub async fn a_killed_pod_loses_nothing(world: Arc<World>) -> Result<()> {
 /// through it: librdkafka would abort it if the reader left the search for coordinators to it.
 pub async fn kafka_may_stop_and_start(world: Arc<World>) -> Result<()> {
     let mut scene = world.scene("kafka-away", 4).await?;
-    scene.consumer.apply(scene.slow_spec(&json!({"scaling": {"minReplicas": 0, "scaleDownAfter": "5s"}}))).await?;
+    scene
+        .consumer
+        .apply(scene.slow_spec(&json!({"scaling": {"minReplicas": 0, "scaleDownAfter": "5s"}})))
+        .await?;
     let first = scene.load("600x10s")?.wait().await?;
     until("pods", SOON, || async {
         let (_, ready) = scene.consumer.replicas().await?;
@@ -81,14 +86,18 @@ pub async fn kafka_may_stop_and_start(world: Arc<World>) -> Result<()> {
     .await?;
     let before = scene.consumer.replicas().await?.0;
     world.lab.kafka().stop();
-    let (reason, _) = scene.consumer.until_condition(conditions::KAFKA_REACHABLE, "False", SOON).await?;
+    let (reason, _) =
+        scene.consumer.until_condition(conditions::KAFKA_REACHABLE, "False", SOON).await?;
     ensure!(reason == conditions::reason::UNREACHABLE, "{reason}");
     // Longer than scaleDownAfter: what is not known must not be taken for nothing.
     tokio::time::sleep(Duration::from_secs(10)).await;
     let during = scene.consumer.replicas().await?.0;
     ensure!(during >= before.min(1), "pods went from {before} to {during} while Kafka was away");
     world.lab.kafka().start()?;
-    scene.consumer.until_condition(conditions::KAFKA_REACHABLE, "True", Duration::from_secs(60)).await?;
+    scene
+        .consumer
+        .until_condition(conditions::KAFKA_REACHABLE, "True", Duration::from_secs(60))
+        .await?;
     let second = scene.load("300x5s")?.wait().await?;
     let verdict = scene.verify(&[first, second], Duration::from_secs(60)).await?;
     ensure!(verdict.at_least_once(), "{verdict}");
@@ -113,7 +122,8 @@ pub async fn the_api_server_may_restart(world: Arc<World>) -> Result<()> {
     scene.consumer.until_condition(conditions::READY, "True", SOON).await?;
     let load = scene.load("200x15s,1200x50s")?;
     let lab = world.clone();
-    tokio::task::spawn_blocking(move || lab.lab.restart_api_server(Duration::from_secs(10))).await??;
+    tokio::task::spawn_blocking(move || lab.lab.restart_api_server(Duration::from_secs(10)))
+        .await??;
     scene.consumer.until_replicas(4, Duration::from_secs(60)).await?;
     let manifest = load.stop().await?;
     let verdict = scene.verify(&[manifest], Duration::from_secs(60)).await?;

@@ -40,7 +40,8 @@ pub async fn records_of_every_shape_arrive_as_they_are(world: Arc<World>) -> Res
         (Some(&binary), Some(&binary)),
         (Some(b"large"), Some(&large)),
     ];
-    let records: Vec<Record<'_>> = values.iter().map(|&(key, value)| Record { partition: 0, key, value }).collect();
+    let records: Vec<Record<'_>> =
+        values.iter().map(|&(key, value)| Record { partition: 0, key, value }).collect();
     world.kafka.send(&scene.topic, &records)?;
     until("five calls", SOON, || async {
         Ok(if receiver.taken().len() == 5 { Ok(()) } else { Err(receiver.calls().len()) })
@@ -55,14 +56,17 @@ pub async fn records_of_every_shape_arrive_as_they_are(world: Arc<World>) -> Res
             call.body.len()
         );
     }
-    let keys: std::collections::BTreeSet<_> = taken.iter().filter_map(|c| c.headers.get("idempotency-key")).collect();
+    let keys: std::collections::BTreeSet<_> =
+        taken.iter().filter_map(|c| c.headers.get("idempotency-key")).collect();
     ensure!(keys.len() == 5, "an idempotency key for each record: {keys:?}");
     scene.consumer.until_status("lag 0", SOON, |s| s.lag == Some(0)).await?;
     scene.end().await
 }
 
 /// 500, no answer, nobody there: the records wait and are handled when the receiver is well again. Nothing is skipped.
-pub async fn a_receiver_that_fails_hangs_or_is_away_costs_no_record(world: Arc<World>) -> Result<()> {
+pub async fn a_receiver_that_fails_hangs_or_is_away_costs_no_record(
+    world: Arc<World>,
+) -> Result<()> {
     let scene = world.scene("moods", 1).await?;
     let receiver = Receiver::start(world.lab.address()).await?;
     let http = json!({
@@ -78,14 +82,24 @@ pub async fn a_receiver_that_fails_hangs_or_is_away_costs_no_record(world: Arc<W
         receiver.behave(behaviour);
         let before = receiver.calls().len();
         let value = n.to_string();
-        world.kafka.send(&scene.topic, &[Record { partition: 0, key: Some(b"k"), value: Some(value.as_bytes()) }])?;
+        world.kafka.send(
+            &scene.topic,
+            &[Record { partition: 0, key: Some(b"k"), value: Some(value.as_bytes()) }],
+        )?;
         expected.push(value.into_bytes());
         // More tries than maxRetries: it goes on after the lane was reported as blocked.
         until("five tries", SOON, || async {
-            Ok(if receiver.calls().len() >= before + 5 { Ok(()) } else { Err(receiver.calls().len() - before) })
+            Ok(if receiver.calls().len() >= before + 5 {
+                Ok(())
+            } else {
+                Err(receiver.calls().len() - before)
+            })
         })
         .await?;
-        let lag = scene.consumer.until_status("a lag", SOON, |s| s.lag.is_some_and(|lag| lag > 0)).await?;
+        let lag = scene
+            .consumer
+            .until_status("a lag", SOON, |s| s.lag.is_some_and(|lag| lag > 0))
+            .await?;
         ensure!(lag.replicas == Some(1), "a stuck record adds no pods: {lag:?}");
         receiver.behave(Behaviour::Take);
         until("the record to be taken", SOON, || async {
@@ -118,7 +132,11 @@ pub async fn a_receiver_may_be_away_for_two_minutes(world: Arc<World>) -> Result
     let records: Vec<Record<'_>> = values
         .iter()
         .enumerate()
-        .map(|(n, value)| Record { partition: (n % 2) as i32, key: Some(b"k"), value: Some(value.as_bytes()) })
+        .map(|(n, value)| Record {
+            partition: (n % 2) as i32,
+            key: Some(b"k"),
+            value: Some(value.as_bytes()),
+        })
         .collect();
     world.kafka.send(&scene.topic, &records)?;
     // The promise is about this time; nothing that could be waited for ends it earlier.
@@ -155,7 +173,9 @@ pub async fn a_custom_handler_runs(world: Arc<World>) -> Result<()> {
     });
     scene.consumer.apply(scene.spec(&custom)).await?;
     scene.consumer.until_condition(conditions::READY, "True", SOON).await?;
-    world.kafka.send(&scene.topic, &[Record { partition: 0, key: Some(b"k"), value: Some(b"42") }])?;
+    world
+        .kafka
+        .send(&scene.topic, &[Record { partition: 0, key: Some(b"k"), value: Some(b"42") }])?;
     scene.consumer.until_status("lag 0 after a record", SOON, |s| s.lag == Some(0)).await?;
     until("the offset to be committed", SOON, || async {
         let committed = world.kafka.committed(&scene.consumer.group(), &scene.topic)?;

@@ -40,17 +40,24 @@ pub async fn a_consumer_runs_and_says_so(world: Arc<World>) -> Result<()> {
     let scene = world.scene("first", 3).await?;
     scene.consumer.apply(scene.spec(&json!({}))).await?;
     scene.consumer.until_condition(conditions::READY, "True", Duration::from_secs(40)).await?;
-    world.kafka.send(&scene.topic, &[Record { partition: 1, key: Some(b"k"), value: Some(b"v") }])?;
+    world
+        .kafka
+        .send(&scene.topic, &[Record { partition: 1, key: Some(b"k"), value: Some(b"v") }])?;
     until("the record to be handled", Duration::from_secs(20), || async {
         Ok(if scene.handled() == 1 { Ok(()) } else { Err(scene.handled()) })
     })
     .await?;
     let status = scene
         .consumer
-        .until_status("lag 0 of 3 partitions", Duration::from_secs(20), |s| s.lag == Some(0) && s.partitions == Some(3))
+        .until_status("lag 0 of 3 partitions", Duration::from_secs(20), |s| {
+            s.lag == Some(0) && s.partitions == Some(3)
+        })
         .await?;
     ensure!(status.group_id.as_deref() == Some(scene.consumer.group().as_str()), "{status:?}");
-    ensure!(status.replicas == Some(1) && status.selector.is_some() && status.protocol.is_some(), "{status:?}");
+    ensure!(
+        status.replicas == Some(1) && status.selector.is_some() && status.protocol.is_some(),
+        "{status:?}"
+    );
     for kind in [
         conditions::READY,
         conditions::KAFKA_REACHABLE,
@@ -58,7 +65,10 @@ pub async fn a_consumer_runs_and_says_so(world: Arc<World>) -> Result<()> {
         conditions::SCALING_LIMITED,
         conditions::GROUP_CONFLICT,
     ] {
-        ensure!(status.conditions.iter().any(|c| c.type_ == kind), "the condition {kind} is missing: {status:?}");
+        ensure!(
+            status.conditions.iter().any(|c| c.type_ == kind),
+            "the condition {kind} is missing: {status:?}"
+        );
     }
     let table = world.lab.kubectl(&["get", "kcon", "-n", &scene.namespace])?;
     for column in ["READY", "REPLICAS", "PARTITIONS", "LAG", "BEHIND", "REASON", "AGE"] {
@@ -66,7 +76,10 @@ pub async fn a_consumer_runs_and_says_so(world: Arc<World>) -> Result<()> {
     }
     let pods = scene.consumer.pods().await?;
     let pod = pods.first().and_then(|p| p.spec.as_ref());
-    ensure!(pod.and_then(|p| p.security_context.as_ref()).and_then(|c| c.run_as_non_root) == Some(true), "{pod:?}");
+    ensure!(
+        pod.and_then(|p| p.security_context.as_ref()).and_then(|c| c.run_as_non_root) == Some(true),
+        "{pod:?}"
+    );
     scene.end().await
 }
 
@@ -74,11 +87,25 @@ pub async fn a_consumer_runs_and_says_so(world: Arc<World>) -> Result<()> {
 pub async fn an_operator_of_some_namespaces_keeps_to_them(world: Arc<World>) -> Result<()> {
     let (one, two) = (world.scene("watched-one", 1).await?, world.scene("watched-two", 1).await?);
     let other = world.scene("not-watched", 1).await?;
-    world.lab.install_sluice(&[&format!("watchNamespaces={{{},{}}}", one.namespace, two.namespace)])?;
+    world
+        .lab
+        .install_sluice(&[&format!("watchNamespaces={{{},{}}}", one.namespace, two.namespace)])?;
     let account = format!("system:serviceaccount:{OPERATOR_NAMESPACE}:sluice");
     let may = |namespace: &str| {
         // kubectl exits with 1 on "no".
-        world.lab.kubectl(&["auth", "can-i", "patch", "deployments.apps", "-n", namespace, "--as", &account]).is_ok()
+        world
+            .lab
+            .kubectl(&[
+                "auth",
+                "can-i",
+                "patch",
+                "deployments.apps",
+                "-n",
+                namespace,
+                "--as",
+                &account,
+            ])
+            .is_ok()
     };
     ensure!(may(&one.namespace) && may(&two.namespace), "it has no rights where it is to work");
     ensure!(!may(&other.namespace), "it has rights where it is not to work");
@@ -89,7 +116,10 @@ pub async fn an_operator_of_some_namespaces_keeps_to_them(world: Arc<World>) -> 
         scene.consumer.until_condition(conditions::READY, "True", Duration::from_secs(40)).await?;
     }
     let ignored = other.consumer.status().await?;
-    ensure!(ignored.conditions.is_empty() && other.consumer.children().await?.is_empty(), "{ignored:?}");
+    ensure!(
+        ignored.conditions.is_empty() && other.consumer.children().await?.is_empty(),
+        "{ignored:?}"
+    );
 
     world.lab.install_sluice(&[])?;
     other.consumer.until_condition(conditions::READY, "True", Duration::from_secs(40)).await?;

@@ -22,7 +22,8 @@ use tokio::runtime::Handle;
 /// No test takes longer: a wait that was forgotten ends here.
 const LIMIT: Duration = Duration::from_secs(300);
 
-type Test = (&'static str, fn(Arc<World>) -> futures::future::BoxFuture<'static, anyhow::Result<()>>);
+type Test =
+    (&'static str, fn(Arc<World>) -> futures::future::BoxFuture<'static, anyhow::Result<()>>);
 
 /// Lists tests by the names of their functions.
 macro_rules! tests {
@@ -138,16 +139,20 @@ fn skip(arguments: &Arguments, obstacle: &str) -> ExitCode {
         eprintln!("error: CI=true, where nothing may be skipped");
         return ExitCode::FAILURE;
     }
-    let trials = TESTS.iter().map(|(name, _)| Trial::test(*name, || Ok(())).with_ignored_flag(true)).collect();
+    let trials = TESTS
+        .iter()
+        .map(|(name, _)| Trial::test(*name, || Ok(())).with_ignored_flag(true))
+        .collect();
     libtest_mimic::run(arguments, trials).exit_code()
 }
 
 fn end_on_signals(runtime: &Handle) {
     runtime.spawn(async {
-        let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(terminate) => terminate,
-            Err(error) => return eprintln!("no signal can be waited for: {error}"),
-        };
+        let mut terminate =
+            match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+                Ok(terminate) => terminate,
+                Err(error) => return eprintln!("no signal can be waited for: {error}"),
+            };
         tokio::select! {
             _ = tokio::signal::ctrl_c() => {}
             _ = terminate.recv() => {}

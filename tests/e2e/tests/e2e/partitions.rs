@@ -16,9 +16,10 @@ pub async fn added_partitions_and_deleted_records_are_followed(world: Arc<World>
     scene.consumer.until_condition(conditions::READY, "True", SOON).await?;
     let load = scene.load("200x20s")?;
     world.kafka.grow_topic(&scene.topic, 4).await?;
-    world
-        .kafka
-        .send(&scene.topic, &[Record { partition: 3, key: Some(b"new"), value: Some(b"first of its partition") }])?;
+    world.kafka.send(
+        &scene.topic,
+        &[Record { partition: 3, key: Some(b"new"), value: Some(b"first of its partition") }],
+    )?;
     scene.consumer.until_status("four partitions", SOON, |s| s.partitions == Some(4)).await?;
     let manifest = load.wait().await?;
     let handled = manifest.acknowledged + 1;
@@ -47,7 +48,10 @@ pub async fn added_partitions_and_deleted_records_are_followed(world: Arc<World>
 /// A transaction's marker takes an offset and is never delivered: the lag gets to 0 all the same, and the pods to zero.
 pub async fn a_transactions_marker_is_no_lag(world: Arc<World>) -> Result<()> {
     let scene = world.scene("marker", 1).await?;
-    scene.consumer.apply(scene.spec(&json!({"scaling": {"minReplicas": 0, "scaleDownAfter": "5s"}}))).await?;
+    scene
+        .consumer
+        .apply(scene.spec(&json!({"scaling": {"minReplicas": 0, "scaleDownAfter": "5s"}})))
+        .await?;
     world.kafka.send_transaction(&scene.topic, 0, 20, true)?;
     until("the transaction to be handled", SOON, || async {
         Ok(if scene.handled() == 20 { Ok(()) } else { Err(scene.handled()) })

@@ -27,21 +27,28 @@ pub async fn a_spike_is_followed_up_and_down(world: Arc<World>) -> Result<()> {
     ensure!(verdict.exactly_once(), "{verdict}");
     scene.consumer.until_status("lag 0", SOON, |s| s.lag == Some(0)).await?;
     let events = scene.consumer.events().await?;
-    ensure!(events.iter().any(|e| e.starts_with("Scaled")), "the events tell of the scaling: {events:?}");
+    ensure!(
+        events.iter().any(|e| e.starts_with("Scaled")),
+        "the events tell of the scaling: {events:?}"
+    );
     scene.end().await
 }
 
 /// With `minReplicas: 0` the pods go when nothing comes, and a record wakes them.
 pub async fn pods_go_to_zero_and_wake(world: Arc<World>) -> Result<()> {
     let mut scene = world.scene("zero", 3).await?;
-    scene.consumer.apply(scene.spec(&json!({"scaling": {"minReplicas": 0, "scaleDownAfter": "5s"}}))).await?;
+    scene
+        .consumer
+        .apply(scene.spec(&json!({"scaling": {"minReplicas": 0, "scaleDownAfter": "5s"}})))
+        .await?;
     let first = scene.load("50x2s")?.wait().await?;
     until("the first records to be handled", SOON, || async {
         Ok(if scene.handled() == first.acknowledged { Ok(()) } else { Err(scene.handled()) })
     })
     .await?;
     scene.consumer.until_replicas(0, Duration::from_secs(60)).await?;
-    let status = scene.consumer.until_status("its offsets parked", SOON, |s| s.parked.is_some()).await?;
+    let status =
+        scene.consumer.until_status("its offsets parked", SOON, |s| s.parked.is_some()).await?;
     ensure!(status.lag == Some(0), "{status:?}");
     let woken = Instant::now();
     let second = scene.load("50x2s")?.wait().await?;
@@ -62,7 +69,10 @@ pub async fn a_steady_load_moves_nothing(world: Arc<World>) -> Result<()> {
     let settled = scene.consumer.deployment().await?.and_then(|d| d.metadata.generation);
     let manifest = load.wait().await?;
     let now = scene.consumer.deployment().await?.and_then(|d| d.metadata.generation);
-    ensure!(settled == now, "the Deployment was changed under a steady load: generation {settled:?} to {now:?}");
+    ensure!(
+        settled == now,
+        "the Deployment was changed under a steady load: generation {settled:?} to {now:?}"
+    );
     let verdict = scene.verify(&[manifest], SOON).await?;
     ensure!(verdict.exactly_once(), "{verdict}");
     scene.end().await
@@ -71,7 +81,8 @@ pub async fn a_steady_load_moves_nothing(world: Arc<World>) -> Result<()> {
 /// KIP-848: up under load and down again, nothing lost, repeated or out of order.
 pub async fn the_consumer_protocol_scales_too(world: Arc<World>) -> Result<()> {
     let mut scene = world.scene("kip-848", 4).await?;
-    let spec = json!({"kafka": {"protocol": "Consumer"}, "scaling": {"mode": "Manual"}, "replicas": 1});
+    let spec =
+        json!({"kafka": {"protocol": "Consumer"}, "scaling": {"mode": "Manual"}, "replicas": 1});
     scene.consumer.apply(scene.slow_spec(&spec)).await?;
     scene.consumer.until_condition(conditions::READY, "True", SOON).await?;
     let protocol = scene.consumer.status().await?.protocol;

@@ -57,7 +57,8 @@ pub fn run(args: &DemoArgs) -> Result<()> {
         Some(out) => out.clone(),
         None => Folders::checkout()?.join("target/demo"),
     };
-    fs::create_dir_all(&out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+    fs::create_dir_all(&out)
+        .with_context(|| format!("cannot make the folder {}", out.display()))?;
     match (&args.context, &args.bootstrap_servers) {
         (Some(context), Some(brokers)) => on_own_cluster(args, context, brokers, &interrupt, &out),
         _ => in_the_lab(args, &interrupt, &out),
@@ -126,14 +127,23 @@ fn set_up(progress: &mut Progress, interrupt: &Interrupt) -> Result<Lab> {
     Ok(lab)
 }
 
-fn on_own_cluster(args: &DemoArgs, context: &str, brokers: &str, interrupt: &Interrupt, out: &Path) -> Result<()> {
+fn on_own_cluster(
+    args: &DemoArgs,
+    context: &str,
+    brokers: &str,
+    interrupt: &Interrupt,
+    out: &Path,
+) -> Result<()> {
     println!(
         "Sluice's demo on the cluster of the context {context}, with Kafka at {brokers}: about 5 minutes.\n\
          It makes KafkaConsumers in the namespace {} and topics named like *-demo-*, and removes them at the end.\n",
         args.namespace
     );
     if !args.installed {
-        println!("Installing Sluice with its charts (helm) into {}", crate::lab::OPERATOR_NAMESPACE);
+        println!(
+            "Installing Sluice with its charts (helm) into {}",
+            crate::lab::OPERATOR_NAMESPACE
+        );
         stage::install(context, &args.values)?;
     }
     let runtime = Runtime::new()?;
@@ -152,7 +162,13 @@ fn on_own_cluster(args: &DemoArgs, context: &str, brokers: &str, interrupt: &Int
 }
 
 /// Plays, shows, says what came of it. With `clear`, what was made is removed again.
-async fn perform(stage: &Stage, args: &DemoArgs, interrupt: &Interrupt, out: &Path, clear: bool) -> Result<()> {
+async fn perform(
+    stage: &Stage,
+    args: &DemoArgs,
+    interrupt: &Interrupt,
+    out: &Path,
+    clear: bool,
+) -> Result<()> {
     let example = Example::read(stage)?;
     // What an earlier demo left would be a second consumer of the same topic.
     stage.delete(&example.name).await?;
@@ -178,13 +194,17 @@ fn conclude(outcome: &Outcome, out: &Path) -> Result<()> {
     write_csv(rows, fs::File::create(out.join("recording.csv"))?)?;
     fs::write(out.join("demo.svg"), picture(outcome).svg()?)?;
     let targets = targets(measured, verdict);
-    let result = serde_json::json!({ "targets": targets, "measured": measured, "verdict": verdict });
+    let result =
+        serde_json::json!({ "targets": targets, "measured": measured, "verdict": verdict });
     fs::write(out.join("result.json"), serde_json::to_vec_pretty(&result)?)?;
 
     println!("\nWhat the operator decided:");
     for decision in &cluster.decisions {
         let at = (decision.at - manifest.started) as f64 / 1e3;
-        println!("{at:>7.1} s  {:>2} pods  {}: {}", decision.replicas, decision.reason, decision.message);
+        println!(
+            "{at:>7.1} s  {:>2} pods  {}: {}",
+            decision.replicas, decision.reason, decision.message
+        );
     }
     println!("\n$ kubectl get kcon -o wide\n{kubectl}");
     print!("{verdict}");
@@ -200,13 +220,15 @@ fn conclude(outcome: &Outcome, out: &Path) -> Result<()> {
 
 fn picture(outcome: &Outcome) -> Picture {
     let Outcome { measured, verdict, manifest, rows, cluster, .. } = outcome;
-    let mut marks = vec![(measured.step, "3,600/s".to_owned()), (measured.back, "300/s".to_owned())];
+    let mut marks =
+        vec![(measured.step, "3,600/s".to_owned()), (measured.back, "300/s".to_owned())];
     if let (Some(step), Some(back)) = (measured.second_step, measured.second_back) {
         marks.push((step, "knobs free, 1,800/s".to_owned()));
         marks.push((back, "300/s".to_owned()));
     }
     Picture {
-        title: "Sluice: 300 → 3,600 → 300 records a second, pods of about 500 records a second".to_owned(),
+        title: "Sluice: 300 → 3,600 → 300 records a second, pods of about 500 records a second"
+            .to_owned(),
         from: manifest.started,
         to: manifest.ended,
         marks,

@@ -18,11 +18,21 @@ impl Lines {
     pub fn next(&mut self, scene: &Scene) -> Vec<String> {
         let mut lines = Vec::new();
         for phase in scene.phases.iter().skip(self.phases) {
-            lines.push(format!("{:>6.1}s  == {}: {}", scene.seconds(phase.since), phase.title, phase.text));
+            lines.push(format!(
+                "{:>6.1}s  == {}: {}",
+                scene.seconds(phase.since),
+                phase.title,
+                phase.text
+            ));
         }
         self.phases = scene.phases.len();
         for decision in scene.decisions.iter().skip(self.decisions) {
-            lines.push(format!("{:>6.1}s  -> {}: {}", scene.seconds(decision.at), decision.reason, decision.message));
+            lines.push(format!(
+                "{:>6.1}s  -> {}: {}",
+                scene.seconds(decision.at),
+                decision.reason,
+                decision.message
+            ));
         }
         self.decisions = scene.decisions.len();
         let now = scene.now();
@@ -52,8 +62,14 @@ mod tests {
         scene.enter(Phase { title: "a".into(), text: "b".into(), since: 0 });
         let mut told = Vec::new();
         for n in 0..=20_i64 {
-            let decisions = vec![DecisionSeen { reason: "ScaleUp".into(), ..DecisionSeen::default() }];
-            scene.read(n * 500, n as u64, 0, &ClusterState { decisions, ..ClusterState::default() });
+            let decisions =
+                vec![DecisionSeen { reason: "ScaleUp".into(), ..DecisionSeen::default() }];
+            scene.read(
+                n * 500,
+                n as u64,
+                0,
+                &ClusterState { decisions, ..ClusterState::default() },
+            );
             told.extend(lines.next(&scene));
         }
         let count = |what: &str| told.iter().filter(|line| line.contains(what)).count();

@@ -7,7 +7,9 @@ use plotters::{
     coord::types::RangedCoordf64,
     drawing::{DrawingArea, IntoDrawingArea},
     element::{DashedPathElement, PathElement, Rectangle, Text},
-    prelude::{Cartesian2d, Color, IntoFont, RGBColor, SeriesLabelPosition, ShapeStyle, TextStyle, WHITE},
+    prelude::{
+        Cartesian2d, Color, IntoFont, RGBColor, SeriesLabelPosition, ShapeStyle, TextStyle, WHITE,
+    },
     series::LineSeries,
     style::text_anchor::{HPos, Pos, VPos},
 };
@@ -75,18 +77,32 @@ impl Picture {
         let x = |at: i64| (at - self.from) as f64 / 1e3;
 
         // The last second of a run is cut off: it is never a whole one.
-        let whole = self.seconds.iter().filter(|second| second.at >= self.from && second.at + 1_000 <= self.to);
-        let arriving: Vec<_> = whole.clone().map(|second| (x(second.at + 500), second.produced as f64)).collect();
-        let handled =
-            mean_of_three(&whole.clone().map(|second| (x(second.at + 500), second.handled as f64)).collect::<Vec<_>>());
+        let whole = self
+            .seconds
+            .iter()
+            .filter(|second| second.at >= self.from && second.at + 1_000 <= self.to);
+        let arriving: Vec<_> =
+            whole.clone().map(|second| (x(second.at + 500), second.produced as f64)).collect();
+        let handled = mean_of_three(
+            &whole
+                .clone()
+                .map(|second| (x(second.at + 500), second.handled as f64))
+                .collect::<Vec<_>>(),
+        );
         let behind: Vec<_> = whole.map(|second| (x(second.at + 500), second.behind)).collect();
 
-        let mut rates = self.panel(&panels[0], "records a second", top(&[&arriving, &handled], 400.0), Place::First)?;
+        let mut rates = self.panel(
+            &panels[0],
+            "records a second",
+            top(&[&arriving, &handled], 400.0),
+            Place::First,
+        )?;
         line(&mut rates, &handled, HANDLED, "handled (mean of 3 s)")?;
         line(&mut rates, &arriving, ARRIVING, "arriving")?;
         legend(&mut rates)?;
 
-        let mut late = self.panel(&panels[1], "seconds behind", top(&[&behind], 2.5), Place::Middle)?;
+        let mut late =
+            self.panel(&panels[1], "seconds behind", top(&[&behind], 2.5), Place::Middle)?;
         line(&mut late, &behind, BEHIND, "age of the oldest record not handled")?;
         let limit = vec![(0.0, 2.0), (x(self.to), 2.0)];
         late.draw_series([DashedPathElement::new(limit, 4, 4, FAINT.stroke_width(1))])?
@@ -95,11 +111,18 @@ impl Picture {
         legend(&mut late)?;
 
         let stairs = |value: &dyn Fn(&ReplicasSeen) -> i32| {
-            self.stairs(&self.replicas.iter().map(|seen| (seen.at, value(seen))).collect::<Vec<_>>())
+            self.stairs(
+                &self.replicas.iter().map(|seen| (seen.at, value(seen))).collect::<Vec<_>>(),
+            )
         };
         let (wanted, ready) = (stairs(&|seen| seen.wanted), stairs(&|seen| seen.ready));
         let concurrency = self.stairs(&self.concurrency);
-        let mut pods = self.panel(&panels[2], "pods", top(&[&wanted, &ready, &concurrency], 4.0), Place::Last)?;
+        let mut pods = self.panel(
+            &panels[2],
+            "pods",
+            top(&[&wanted, &ready, &concurrency], 4.0),
+            Place::Last,
+        )?;
         if self.concurrency.iter().any(|&(_, value)| value > 1) {
             line(&mut pods, &concurrency, CONCURRENCY, "concurrency in each pod")?;
         }
@@ -110,7 +133,13 @@ impl Picture {
         Ok(())
     }
 
-    fn panel<'a, 'b>(&self, area: &'a Area<'b>, name: &str, top: f64, place: Place) -> Result<Panel<'a, 'b>> {
+    fn panel<'a, 'b>(
+        &self,
+        area: &'a Area<'b>,
+        name: &str,
+        top: f64,
+        place: Place,
+    ) -> Result<Panel<'a, 'b>> {
         let end = (self.to - self.from) as f64 / 1e3;
         let mut chart = ChartBuilder::on(area)
             .margin(8)
@@ -118,7 +147,8 @@ impl Picture {
             .x_label_area_size(if place == Place::Last { 44 } else { 26 })
             .y_label_area_size(70)
             .build_cartesian_2d(0.0..end, 0.0..top * HEADROOM)?;
-        let value = |value: &f64| if top < 10.0 { format!("{value:.1}") } else { format!("{value:.0}") };
+        let value =
+            |value: &f64| if top < 10.0 { format!("{value:.1}") } else { format!("{value:.0}") };
         let mut mesh = chart.configure_mesh();
         mesh.y_desc(name)
             .axis_desc_style((FONT, 16))
@@ -138,10 +168,17 @@ impl Picture {
             .pos(Pos::new(HPos::Left, VPos::Top));
         for (at, text) in &self.marks {
             let at = (at - self.from) as f64 / 1e3;
-            chart.draw_series([PathElement::new([(at, 0.0), (at, top * HEADROOM)], FAINT.stroke_width(1))])?;
+            chart.draw_series([PathElement::new(
+                [(at, 0.0), (at, top * HEADROOM)],
+                FAINT.stroke_width(1),
+            )])?;
             // The words once: the lines run through all panels at the same place.
             if place == Place::First {
-                chart.draw_series([Text::new(format!(" {text}"), (at, top * HEADROOM), words.clone())])?;
+                chart.draw_series([Text::new(
+                    format!(" {text}"),
+                    (at, top * HEADROOM),
+                    words.clone(),
+                )])?;
             }
         }
         Ok(chart)
@@ -164,7 +201,12 @@ impl Picture {
     }
 }
 
-fn line<'a, 'b: 'a>(chart: &mut Panel<'a, 'b>, points: &[(f64, f64)], color: RGBColor, name: &str) -> Result<()> {
+fn line<'a, 'b: 'a>(
+    chart: &mut Panel<'a, 'b>,
+    points: &[(f64, f64)],
+    color: RGBColor,
+    name: &str,
+) -> Result<()> {
     let style: ShapeStyle = color.stroke_width(2);
     chart
         .draw_series(LineSeries::new(points.iter().copied(), style))?
@@ -213,7 +255,8 @@ mod tests {
                 } else {
                     produced
                 };
-                let behind = if (20..60).contains(&n) { 8.0 - (n as f64 - 30.0).abs() / 4.0 } else { 0.6 };
+                let behind =
+                    if (20..60).contains(&n) { 8.0 - (n as f64 - 30.0).abs() / 4.0 } else { 0.6 };
                 Second { at: n as i64 * 1_000, produced, handled, behind }
             })
             .collect();
@@ -222,7 +265,11 @@ mod tests {
             title: "cargo demo: 300 → 3,600 → 300 records a second".into(),
             from: 0,
             to: 200_000,
-            marks: vec![(20_000, "3,600/s".into()), (95_000, "300/s".into()), (150_000, "knobs free, 1,800/s".into())],
+            marks: vec![
+                (20_000, "3,600/s".into()),
+                (95_000, "300/s".into()),
+                (150_000, "knobs free, 1,800/s".into()),
+            ],
             seconds,
             replicas: vec![
                 seen(0, 1, 1),

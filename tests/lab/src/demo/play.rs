@@ -100,7 +100,13 @@ impl Example {
         for_load(&mut one_pod, &one_pod_name);
         one_pod["spec"]["replicas"] = json!(1);
         one_pod["spec"]["scaling"]["mode"] = json!("Manual");
-        Ok(Self { consumer, name, one_pod, one_pod_name, window: typed.spec.scaling.scale_down_after.to_std() })
+        Ok(Self {
+            consumer,
+            name,
+            one_pod,
+            one_pod_name,
+            window: typed.spec.scaling.scale_down_after.to_std(),
+        })
     }
 }
 
@@ -119,7 +125,12 @@ pub async fn play(stage: &Stage, example: &Example, scene: &Shared, acts: u32) -
         "one pod alone does {one_pod:.0} records a second; the demo needs 450 to 550 to show anything: is this machine busy with other work?"
     );
     if !watch.wait_for(START, |state| state.ready() == Some(1)).await {
-        bail!("no pod of {} is ready after {} s{}", example.name, START.as_secs(), watch.look(condition));
+        bail!(
+            "no pod of {} is ready after {} s{}",
+            example.name,
+            START.as_secs(),
+            watch.look(condition)
+        );
     }
 
     let group = format!("{}.{}", stage.namespace(), example.name);
@@ -128,31 +139,52 @@ pub async fn play(stage: &Stage, example: &Example, scene: &Shared, acts: u32) -
     let load = start(Load::new(stage.brokers(), &example.name, Schedule::endless(CALM))).await?;
     scene.lock().forget_readings();
     let control = load.control();
-    let reading = read(scene, &watch, move || control.progress().acknowledged, collector.counter(&example.name));
+    let reading = read(
+        scene,
+        &watch,
+        move || control.progress().acknowledged,
+        collector.counter(&example.name),
+    );
 
-    let mut measured = Measured { one_pod, window_seconds: example.window.as_secs(), ..Measured::default() };
+    let mut measured =
+        Measured { one_pod, window_seconds: example.window.as_secs(), ..Measured::default() };
     act_one(scene, &watch, &load.control(), example, &mut measured).await;
     if acts > 1 {
         act_two(stage, scene, &watch, &load.control(), example, &mut measured).await?;
     }
 
-    enter(scene, "The end", "the load has stopped; what was handled is compared with what was produced");
+    enter(
+        scene,
+        "The end",
+        "the load has stopped; what was handled is compared with what was produced",
+    );
     let manifest = load.stop().await?;
     collector.wait_for(&manifest, REST).await;
-    let kubectl =
-        stage.kubectl(&["get", "kcon", &example.name, "-o", "wide"]).unwrap_or_else(|error| format!("{error:#}"));
+    let kubectl = stage
+        .kubectl(&["get", "kcon", &example.name, "-o", "wide"])
+        .unwrap_or_else(|error| format!("{error:#}"));
     drop(reading);
     let rows = recorder.finish().await;
     let evidence = collector.finish().await;
-    let verdict = verify(stage.brokers(), std::slice::from_ref(&manifest), &evidence, Lane::Key).await?;
+    let verdict =
+        verify(stage.brokers(), std::slice::from_ref(&manifest), &evidence, Lane::Key).await?;
     let cluster = watch.state();
     measured.replicas.clone_from(&cluster.replicas);
     Ok(Outcome { measured, verdict, manifest, rows, cluster, kubectl })
 }
 
 /// Measures what one pod does with a backlog, with nothing else going on.
-async fn calibrate(stage: &Stage, example: &Example, scene: &Shared, collector: &Collector) -> Result<f64> {
-    enter(scene, "First, one pod alone", "a backlog for a single pod: it should do 450 to 550 records a second");
+async fn calibrate(
+    stage: &Stage,
+    example: &Example,
+    scene: &Shared,
+    collector: &Collector,
+) -> Result<f64> {
+    enter(
+        scene,
+        "First, one pod alone",
+        "a backlog for a single pod: it should do 450 to 550 records a second",
+    );
     let topic = &example.one_pod_name;
     let seconds = 0.2;
     let schedule = Schedule::steady(BACKLOG as f64 / seconds, Duration::from_secs_f64(seconds));
@@ -168,19 +200,34 @@ async fn calibrate(stage: &Stage, example: &Example, scene: &Shared, collector: 
             watch.look(condition)
         );
     }
-    let rate =
-        collector.look(|evidence| rate(evidence.topic(topic))).context("one pod's rate could not be measured")?;
+    let rate = collector
+        .look(|evidence| rate(evidence.topic(topic)))
+        .context("one pod's rate could not be measured")?;
     // It must not take processor time from the acts; its children go in the background.
     stage.delete(topic).await?;
     Ok(rate)
 }
 
-async fn act_one(scene: &Shared, watch: &ClusterWatch, load: &LoadControl, example: &Example, measured: &mut Measured) {
-    enter(scene, "Act one: pods", "300 records a second; concurrency is pinned to 1, so pods are what is needed");
+async fn act_one(
+    scene: &Shared,
+    watch: &ClusterWatch,
+    load: &LoadControl,
+    example: &Example,
+    measured: &mut Measured,
+) {
+    enter(
+        scene,
+        "Act one: pods",
+        "300 records a second; concurrency is pinned to 1, so pods are what is needed",
+    );
     sleep(BEFORE_STEP).await;
     measured.steady = watch.look(ClusterState::wanted).unwrap_or(1);
     measured.step = load.set_rate(SPIKE);
-    enter(scene, "Act one: pods", "3,600 records a second: 12 times as many, and 7 times what one pod can do");
+    enter(
+        scene,
+        "Act one: pods",
+        "3,600 records a second: 12 times as many, and 7 times what one pod can do",
+    );
     sleep(STEP).await;
     measured.back = load.set_rate(CALM);
     let steady = measured.steady;
@@ -190,7 +237,9 @@ async fn act_one(scene: &Shared, watch: &ClusterWatch, load: &LoadControl, examp
     );
     enter(scene, "Act one: pods", &text);
     watch
-        .wait_for(example.window + WAY_BACK, |state| state.wanted() == Some(steady) && state.ready() == Some(steady))
+        .wait_for(example.window + WAY_BACK, |state| {
+            state.wanted() == Some(steady) && state.ready() == Some(steady)
+        })
         .await;
     sleep(BREATH).await;
 }
@@ -203,13 +252,18 @@ async fn act_two(
     example: &Example,
     measured: &mut Measured,
 ) -> Result<()> {
-    enter(scene, "Act two: knobs", "concurrency may now be 1 to 16: the same pod can do more at once");
+    enter(
+        scene,
+        "Act two: knobs",
+        "concurrency may now be 1 to 16: the same pod can do more at once",
+    );
     stage.free_concurrency(&example.name, FREE).await?;
     sleep(BREATH).await;
     measured.second_step = Some(load.set_rate(SECOND_SPIKE));
     enter(scene, "Act two: knobs", "1,800 records a second: six pods' work at concurrency 1");
     sleep(SECOND_STEP).await;
-    measured.second_concurrency = watch.look(|state| state.consumer.as_ref()?.status.as_ref()?.concurrency);
+    measured.second_concurrency =
+        watch.look(|state| state.consumer.as_ref()?.status.as_ref()?.concurrency);
     measured.second_back = Some(load.set_rate(CALM));
     enter(scene, "Act two: knobs", "300 records a second again");
     sleep(BREATH).await;
@@ -222,7 +276,11 @@ async fn start(load: Load) -> Result<LoadHandle> {
 }
 
 fn enter(scene: &Shared, title: &str, text: &str) {
-    scene.lock().enter(Phase { title: title.to_owned(), text: text.to_owned(), since: millis_now() });
+    scene.lock().enter(Phase {
+        title: title.to_owned(),
+        text: text.to_owned(),
+        since: millis_now(),
+    });
 }
 
 /// Reads totals into the scene until the answer is dropped.
@@ -265,12 +323,18 @@ fn rate(evidence: &TopicEvidence) -> Option<f64> {
 
 /// What the consumer's conditions say of what stands in the way, for an error's text.
 fn condition(state: &ClusterState) -> String {
-    let Some(consumer) = &state.consumer else { return ": the KafkaConsumer is not there".to_owned() };
-    let Some(status) = &consumer.status else { return ": the operator has not looked at the KafkaConsumer".to_owned() };
-    let bad = |condition: &&Condition| {
-        condition.status != "True" && ["Ready", "KafkaReachable", "ScalingActive"].contains(&condition.type_.as_str())
+    let Some(consumer) = &state.consumer else {
+        return ": the KafkaConsumer is not there".to_owned();
     };
-    let text = |c: &Condition| format!("\n  {} is {}: {} {}", c.type_, c.status, c.reason, c.message);
+    let Some(status) = &consumer.status else {
+        return ": the operator has not looked at the KafkaConsumer".to_owned();
+    };
+    let bad = |condition: &&Condition| {
+        condition.status != "True"
+            && ["Ready", "KafkaReachable", "ScalingActive"].contains(&condition.type_.as_str())
+    };
+    let text =
+        |c: &Condition| format!("\n  {} is {}: {} {}", c.type_, c.status, c.reason, c.message);
     status.conditions.iter().filter(bad).map(text).collect::<Vec<_>>().concat()
 }
 
@@ -304,7 +368,8 @@ mod tests {
     fn the_example_that_is_played_is_the_one_that_users_read() {
         let path = Folders::checkout().unwrap().join("examples/demo.yaml");
         let example = Example::from_file(&path, "broker:9092", |name| format!("{name}-x")).unwrap();
-        let typed = |value: &Value| -> KafkaConsumer { serde_json::from_value(value.clone()).unwrap() };
+        let typed =
+            |value: &Value| -> KafkaConsumer { serde_json::from_value(value.clone()).unwrap() };
         let (consumer, one_pod) = (typed(&example.consumer), typed(&example.one_pod));
         assert_eq!(consumer.spec.kafka.bootstrap_servers, "broker:9092");
         assert_eq!(consumer.spec.kafka.topics, std::slice::from_ref(&example.name));
@@ -312,7 +377,10 @@ mod tests {
         // What the acts stand on.
         let log = consumer.spec.handler.log.unwrap();
         assert_eq!(log.delay_per_record, Some(sluice_crds::Duration::from_millis(2)));
-        assert_eq!((consumer.spec.tuning.concurrency.min, consumer.spec.tuning.concurrency.max), (1, 1));
+        assert_eq!(
+            (consumer.spec.tuning.concurrency.min, consumer.spec.tuning.concurrency.max),
+            (1, 1)
+        );
         assert_eq!(example.window, Duration::from_secs(30));
     }
 }

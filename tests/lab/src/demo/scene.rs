@@ -89,7 +89,8 @@ impl Scene {
         while self.totals.len() > SMOOTH + 1 {
             self.totals.pop_front();
         }
-        let (since, arrived_before, handled_before) = self.totals.front().copied().unwrap_or((at, arrived, handled));
+        let (since, arrived_before, handled_before) =
+            self.totals.front().copied().unwrap_or((at, arrived, handled));
         let seconds = ((at - since) as f64 / 1e3).max(0.001);
         let status = cluster.consumer.as_ref().and_then(|consumer| consumer.status.as_ref());
         self.readings.push(Reading {
@@ -141,7 +142,10 @@ mod tests {
             scene.read(n as i64 * 500, n * 150, n / 2 * 300, &ClusterState::default());
         }
         let now = scene.now();
-        assert!((now.arriving - 300.0).abs() < 1e-9 && (now.handled - 300.0).abs() < 1e-9, "{now:?}");
+        assert!(
+            (now.arriving - 300.0).abs() < 1e-9 && (now.handled - 300.0).abs() < 1e-9,
+            "{now:?}"
+        );
         assert_eq!(now.backlog, 19 * 150 - 9 * 300);
     }
 }

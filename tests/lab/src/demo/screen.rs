@@ -97,7 +97,8 @@ fn screen(scene: &Shared, interrupt: &Interrupt, stopped: &AtomicBool) -> io::Re
                 && let Event::Key(key) = event::read()?
             {
                 // The terminal is raw: Ctrl-C comes as a key.
-                let interrupted = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
+                let interrupted =
+                    key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
                 if interrupted || key.code == KeyCode::Char('q') {
                     interrupt.ask();
                 }
@@ -112,13 +113,18 @@ fn screen(scene: &Shared, interrupt: &Interrupt, stopped: &AtomicBool) -> io::Re
 
 /// Draws one frame; `clock` is now, in milliseconds since the Unix epoch.
 fn draw(frame: &mut Frame<'_>, scene: &Scene, clock: i64) {
-    let [head, plots, decisions, foot] =
-        Layout::vertical([Constraint::Length(2), Constraint::Min(18), Constraint::Length(8), Constraint::Length(1)])
-            .areas(frame.area());
+    let [head, plots, decisions, foot] = Layout::vertical([
+        Constraint::Length(2),
+        Constraint::Min(18),
+        Constraint::Length(8),
+        Constraint::Length(1),
+    ])
+    .areas(frame.area());
     let now = scene.now();
     frame.render_widget(header(scene, now, clock), head);
     let [rates, backlog, pods] =
-        Layout::vertical([Constraint::Fill(4), Constraint::Fill(3), Constraint::Fill(4)]).areas(plots);
+        Layout::vertical([Constraint::Fill(4), Constraint::Fill(3), Constraint::Fill(4)])
+            .areas(plots);
     let series = |value: fn(&Reading) -> f64| -> Vec<(f64, f64)> {
         scene.readings.iter().map(|reading| (scene.seconds(reading.at), value(reading))).collect()
     };
@@ -129,7 +135,10 @@ fn draw(frame: &mut Frame<'_>, scene: &Scene, clock: i64) {
         frame,
         rates,
         time,
-        &title("records a second", &[("arriving", ARRIVING, now.arriving), ("handled", HANDLED, now.handled)]),
+        &title(
+            "records a second",
+            &[("arriving", ARRIVING, now.arriving), ("handled", HANDLED, now.handled)],
+        ),
         &[(ARRIVING, series(|r| r.arriving)), (HANDLED, series(|r| r.handled))],
         500.0,
         false,
@@ -147,12 +156,18 @@ fn draw(frame: &mut Frame<'_>, scene: &Scene, clock: i64) {
         frame,
         pods,
         time,
-        &title("pods", &[("asked for", WANTED, f64::from(now.wanted)), ("ready", READY, f64::from(now.ready))]),
+        &title(
+            "pods",
+            &[("asked for", WANTED, f64::from(now.wanted)), ("ready", READY, f64::from(now.ready))],
+        ),
         &[(WANTED, series(|r| f64::from(r.wanted))), (READY, series(|r| f64::from(r.ready)))],
         4.0,
         true,
     );
-    frame.render_widget(decision_list(scene, usize::from(decisions.height.saturating_sub(2))), decisions);
+    frame.render_widget(
+        decision_list(scene, usize::from(decisions.height.saturating_sub(2))),
+        decisions,
+    );
     frame.render_widget(Paragraph::new(scene.status.as_str()).dim(), foot);
 }
 
@@ -189,7 +204,8 @@ fn plot(
     least: f64,
     times: bool,
 ) {
-    let top = lines.iter().flat_map(|(_, points)| points).fold(least, |top, point| top.max(point.1));
+    let top =
+        lines.iter().flat_map(|(_, points)| points).fold(least, |top, point| top.max(point.1));
     let top = round(top);
     let datasets = lines
         .iter()
@@ -203,7 +219,9 @@ fn plot(
         .collect();
     // One row of times is enough for three plots, and rows are scarce.
     let times: Vec<String> = if times {
-        (0..=4).map(|n| format!("{:.0} s", time[0] + (time[1] - time[0]) * f64::from(n) / 4.0)).collect()
+        (0..=4)
+            .map(|n| format!("{:.0} s", time[0] + (time[1] - time[0]) * f64::from(n) / 4.0))
+            .collect()
     } else {
         Vec::new()
     };
@@ -228,7 +246,8 @@ fn round(top: f64) -> f64 {
 
 /// All labels are equally wide, so that the plots lie one above the other.
 fn short(value: f64) -> String {
-    let text = if value >= 10_000.0 { format!("{:.0}k", value / 1e3) } else { format!("{value:.0}") };
+    let text =
+        if value >= 10_000.0 { format!("{:.0}k", value / 1e3) } else { format!("{value:.0}") };
     format!("{text:>5}")
 }
 
@@ -265,7 +284,11 @@ mod tests {
     #[test]
     fn the_screen_shows_rates_backlog_pods_and_decisions() {
         let mut scene = Scene::default();
-        scene.enter(Phase { title: "Act one".into(), text: "3,600 records a second".into(), since: 0 });
+        scene.enter(Phase {
+            title: "Act one".into(),
+            text: "3,600 records a second".into(),
+            since: 0,
+        });
         let decision = DecisionSeen {
             reason: "ScaleUp".into(),
             message: "1 to 12".into(),

@@ -129,8 +129,10 @@ impl Stage {
 
     /// Deletes a KafkaConsumer and waits until it and its children are gone.
     pub async fn delete(&self, name: &str) -> Result<()> {
-        let params =
-            DeleteParams { propagation_policy: Some(PropagationPolicy::Foreground), ..DeleteParams::default() };
+        let params = DeleteParams {
+            propagation_policy: Some(PropagationPolicy::Foreground),
+            ..DeleteParams::default()
+        };
         match self.consumers().delete(name, &params).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
@@ -159,7 +161,9 @@ impl Stage {
         loop {
             match admin.create_topics([&topic], &options()).await?.pop() {
                 Some(Ok(_)) => return Ok(()),
-                Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) if Instant::now() < deadline => {
+                Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists)))
+                    if Instant::now() < deadline =>
+                {
                     // Deleting takes a moment, and so long the name is taken.
                     admin.delete_topics(&[name], &options()).await?;
                     sleep(Duration::from_millis(300)).await;
@@ -185,7 +189,10 @@ impl Stage {
     }
 
     fn admin(&self) -> Result<AdminClient<DefaultClientContext>> {
-        Ok(ClientConfig::new().set("bootstrap.servers", &self.brokers).set("client.id", MANAGER).create()?)
+        Ok(ClientConfig::new()
+            .set("bootstrap.servers", &self.brokers)
+            .set("client.id", MANAGER)
+            .create()?)
     }
 }
 
@@ -201,7 +208,13 @@ pub fn install(context: &str, values: &[String]) -> Result<()> {
         command
             .args(["upgrade", "--install", release])
             .arg(charts.join(release))
-            .args(["--kube-context", context, "--namespace", crate::lab::OPERATOR_NAMESPACE, "--create-namespace"])
+            .args([
+                "--kube-context",
+                context,
+                "--namespace",
+                crate::lab::OPERATOR_NAMESPACE,
+                "--create-namespace",
+            ])
             .args(["--wait", "--timeout", "3m"]);
         for value in settings {
             command.args(["--set", value]);

@@ -79,7 +79,8 @@ pub fn one_pod_is_right(rate: f64) -> bool {
 pub fn targets(measured: &Measured, verdict: &Verdict) -> Vec<Target> {
     let Measured { step, back, steady, .. } = *measured;
     let first = |from: i64, to: i64, so: &dyn Fn(&ReplicasSeen) -> bool| {
-        let seen = measured.replicas.iter().find(|seen| (from..to).contains(&seen.at) && so(seen))?;
+        let seen =
+            measured.replicas.iter().find(|seen| (from..to).contains(&seen.at) && so(seen))?;
         Some(Duration::from_millis((seen.at - from) as u64))
     };
     let scale_up = first(step, back, &|seen| seen.wanted > steady);
@@ -107,19 +108,27 @@ pub fn targets(measured: &Measured, verdict: &Verdict) -> Vec<Target> {
             ),
             measured: shown(way_back),
             // A second before the window is over is the watch's own delay, and the rate's.
-            kept: way_back.is_some_and(|took| took + Duration::from_secs(1) >= window && took <= window + WAY_BACK),
+            kept: way_back.is_some_and(|took| {
+                took + Duration::from_secs(1) >= window && took <= window + WAY_BACK
+            }),
         },
     ];
     if let (Some(from), Some(to)) = (measured.second_step, measured.second_back) {
         let most = most_wanted(&measured.replicas, from, to);
         let concurrency = measured.second_concurrency.unwrap_or(1);
         targets.push(Target {
-            promised: format!("with free knobs, {SECOND_SPIKE}/s need at most {SECOND_ACT_PODS} pods (6 without)"),
+            promised: format!(
+                "with free knobs, {SECOND_SPIKE}/s need at most {SECOND_ACT_PODS} pods (6 without)"
+            ),
             measured: format!("{}, concurrency {concurrency}", pods(most)),
             kept: most <= SECOND_ACT_PODS && concurrency > 1,
         });
         let caught_up = verdict.below_for_good(from, to, BEHIND);
-        targets.push(within(&format!("less than {BEHIND} s behind there too"), CAUGHT_UP, caught_up));
+        targets.push(within(
+            &format!("less than {BEHIND} s behind there too"),
+            CAUGHT_UP,
+            caught_up,
+        ));
     }
     for (what, count) in [
         ("records lost", verdict.lost + verdict.missing),
@@ -170,8 +179,13 @@ mod tests {
 
     /// A record every 100 ms for 200 s, each handled after 50 ms.
     fn verdict(lose: bool) -> Verdict {
-        let records = (0..2_000).map(|n| Record { offset: n, created: n * 100, key: Some(0) }).collect();
-        let produced = Produced { topic: "t".into(), partitions: [(0, records)].into(), ..Produced::default() };
+        let records =
+            (0..2_000).map(|n| Record { offset: n, created: n * 100, key: Some(0) }).collect();
+        let produced = Produced {
+            topic: "t".into(),
+            partitions: [(0, records)].into(),
+            ..Produced::default()
+        };
         let mut evidence = Evidence::default();
         for n in i64::from(lose)..2_000 {
             let at = n * 100 + 50;
@@ -190,7 +204,10 @@ mod tests {
             step: 20_000,
             back: 95_000,
             window_seconds: 30,
-            replicas: changes.iter().map(|&(at, wanted, ready)| ReplicasSeen { at, wanted, ready }).collect(),
+            replicas: changes
+                .iter()
+                .map(|&(at, wanted, ready)| ReplicasSeen { at, wanted, ready })
+                .collect(),
             ..Measured::default()
         }
     }
@@ -199,7 +216,11 @@ mod tests {
         [(0, 1, 1), (22_500, 12, 1), (29_000, 12, 12), (127_000, 1, 12), (129_000, 1, 1)];
 
     fn failed(measured: &Measured, verdict: &Verdict) -> Vec<String> {
-        targets(measured, verdict).into_iter().filter(|target| !target.kept).map(|target| target.promised).collect()
+        targets(measured, verdict)
+            .into_iter()
+            .filter(|target| !target.kept)
+            .map(|target| target.promised)
+            .collect()
     }
 
     #[test]
@@ -212,7 +233,10 @@ mod tests {
             ..measured(&GOOD)
         };
         assert_eq!(failed(&second, &verdict(false)), Vec::<String>::new());
-        assert_eq!(targets(&second, &verdict(false)).len(), targets(&measured(&GOOD), &verdict(false)).len() + 2);
+        assert_eq!(
+            targets(&second, &verdict(false)).len(),
+            targets(&measured(&GOOD), &verdict(false)).len() + 2
+        );
     }
 
     #[test]
@@ -220,10 +244,19 @@ mod tests {
         let slow = Measured { one_pod: 300.0, ..measured(&GOOD) };
         assert!(failed(&slow, &verdict(false))[0].starts_with("one pod alone"));
         for (changes, named) in [
-            (&[(0, 1, 1), (26_000, 12, 1), (29_000, 12, 12), (129_000, 1, 1)][..], "first scale-up"),
-            (&[(0, 1, 1), (22_500, 12, 1), (41_000, 12, 12), (129_000, 1, 1)][..], "all 12 pods ready"),
+            (
+                &[(0, 1, 1), (26_000, 12, 1), (29_000, 12, 12), (129_000, 1, 1)][..],
+                "first scale-up",
+            ),
+            (
+                &[(0, 1, 1), (22_500, 12, 1), (41_000, 12, 12), (129_000, 1, 1)][..],
+                "all 12 pods ready",
+            ),
             (&[(0, 1, 1), (22_500, 12, 1), (29_000, 12, 12), (100_000, 1, 1)][..], "back to 1 pod"),
-            (&[(0, 1, 1), (22_500, 12, 1), (29_000, 12, 12), (127_000, 1, 12)][..], "back to 1 pod"),
+            (
+                &[(0, 1, 1), (22_500, 12, 1), (29_000, 12, 12), (127_000, 1, 12)][..],
+                "back to 1 pod",
+            ),
         ] {
             let failed = failed(&measured(changes), &verdict(false));
             assert!(failed.len() == 1 && failed[0].starts_with(named), "{named}: {failed:?}");
@@ -236,6 +269,10 @@ mod tests {
             second_concurrency: Some(5),
             ..measured(&GOOD)
         };
-        assert!(failed(&pods, &verdict(false)).iter().any(|target| target.starts_with("with free knobs")));
+        assert!(
+            failed(&pods, &verdict(false))
+                .iter()
+                .any(|target| target.starts_with("with free knobs"))
+        );
     }
 }

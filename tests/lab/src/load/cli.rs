@@ -75,7 +75,12 @@ async fn load(args: LoadArgs, brokers: String) -> anyhow::Result<()> {
         let seconds = (manifest.ended - manifest.started) as f64 / 1e3;
         println!(
             "run {}: {} records sent to {} in {seconds:.1} s, {} acknowledged, {} failed; at most {} ms late",
-            manifest.run, manifest.sent, manifest.topic, manifest.acknowledged, manifest.failed, manifest.most_late_ms
+            manifest.run,
+            manifest.sent,
+            manifest.topic,
+            manifest.acknowledged,
+            manifest.failed,
+            manifest.most_late_ms
         );
         for error in &manifest.errors {
             println!("  {error}");

@@ -54,7 +54,14 @@ impl KeyPlan {
             }
         };
         let lanes = if keys == 0 { partitions.len() } else { keys as usize };
-        Self { partitions, keys, cumulated, random: fastrand::Rng::with_seed(seed), next: 0, sequence: vec![0; lanes] }
+        Self {
+            partitions,
+            keys,
+            cumulated,
+            random: fastrand::Rng::with_seed(seed),
+            next: 0,
+            sequence: vec![0; lanes],
+        }
     }
 
     /// The choice for the next record.

@@ -59,8 +59,10 @@ impl Manifest {
 
     /// Reads a manifest from a file.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read the manifest {}", path.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("{} is not a manifest of `lab load`", path.display()))
+        let text = fs::read_to_string(path)
+            .with_context(|| format!("cannot read the manifest {}", path.display()))?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("{} is not a manifest of `lab load`", path.display()))
     }
 
     /// Writes the manifest to a file.

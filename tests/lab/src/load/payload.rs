@@ -55,7 +55,8 @@ mod tests {
 
     #[test]
     fn what_a_record_carries_is_what_is_read_back() {
-        let payload = Payload { run: "0badcafe", seq: 123_456, key_seq: 42, time: 1_790_000_000_000 };
+        let payload =
+            Payload { run: "0badcafe", seq: 123_456, key_seq: 42, time: 1_790_000_000_000 };
         let mut buffer = Vec::new();
         for size in [0, 70, 78, 79, 80, 100, 1_000, 900_000] {
             payload.write(size, &mut buffer);

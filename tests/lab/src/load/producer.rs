@@ -53,7 +53,11 @@ pub struct Load {
 
 impl Load {
     /// A load of 100-byte records, 100 keys for each partition, evenly spread.
-    pub fn new(bootstrap_servers: impl Into<String>, topic: impl Into<String>, schedule: Schedule) -> Self {
+    pub fn new(
+        bootstrap_servers: impl Into<String>,
+        topic: impl Into<String>,
+        schedule: Schedule,
+    ) -> Self {
         Self {
             bootstrap_servers: bootstrap_servers.into(),
             topic: topic.into(),
@@ -130,7 +134,9 @@ impl Load {
         let producer: ThreadedProducer<Acknowledgements> =
             config.create_with_context(Acknowledgements(Arc::clone(&shared)))?;
         let partitions = match &self.partitions {
-            Some(partitions) if partitions.is_empty() => bail!("a load needs at least one partition"),
+            Some(partitions) if partitions.is_empty() => {
+                bail!("a load needs at least one partition")
+            }
             Some(partitions) => partitions.clone(),
             None => partitions_of(&producer, &self.topic)?,
         };
@@ -142,7 +148,15 @@ impl Load {
         let started_at = millis_now();
         *lock(&shared.pacer) = Some(Pacer::new(&self.schedule));
         let (done, outcome) = oneshot::channel();
-        let generator = Generator { load: self, producer, plan, run, started, started_at, shared: Arc::clone(&shared) };
+        let generator = Generator {
+            load: self,
+            producer,
+            plan,
+            run,
+            started,
+            started_at,
+            shared: Arc::clone(&shared),
+        };
         thread::Builder::new().name("lab-load".into()).spawn(move || {
             // Nobody is left to tell when the handle was dropped.
             let _ = done.send(generator.run());
@@ -186,7 +200,9 @@ impl LoadControl {
             sent: self.shared.sent.load(Ordering::Relaxed),
             acknowledged: self.shared.acknowledged.load(Ordering::Relaxed),
             failed: self.shared.failed.load(Ordering::Relaxed),
-            rate: lock(&self.shared.pacer).as_ref().map_or(0.0, |pacer| pacer.rate(self.started.elapsed())),
+            rate: lock(&self.shared.pacer)
+                .as_ref()
+                .map_or(0.0, |pacer| pacer.rate(self.started.elapsed())),
         }
     }
 
@@ -296,7 +312,11 @@ impl ProducerContext for Acknowledgements {
                 // A retry that the broker had already taken may be acknowledged without an offset; the topic is read
                 // again by verify in any case.
                 if message.offset() >= 0 {
-                    lock(&self.0.partitions).entry(message.partition()).or_default().offsets.insert(message.offset());
+                    lock(&self.0.partitions)
+                        .entry(message.partition())
+                        .or_default()
+                        .offsets
+                        .insert(message.offset());
                 }
             }
             Err((error, _)) => {
@@ -340,7 +360,8 @@ impl Generator {
             most_late = most_late.max(self.started.elapsed().saturating_sub(tick + TICK));
             // Ticks lie on a grid from the start, so that a late one does not move the next.
             tick = Duration::from_nanos(
-                (self.started.elapsed().as_nanos() / TICK.as_nanos() + 1) as u64 * TICK.as_nanos() as u64,
+                (self.started.elapsed().as_nanos() / TICK.as_nanos() + 1) as u64
+                    * TICK.as_nanos() as u64,
             );
             thread::sleep(tick.saturating_sub(self.started.elapsed()));
         }
@@ -354,7 +375,8 @@ impl Generator {
     fn send(&mut self, seq: u64, key: &mut String, value: &mut Vec<u8>) -> anyhow::Result<()> {
         let choice = self.plan.choose();
         let time = millis_now();
-        Payload { run: &self.run, seq, key_seq: choice.sequence, time }.write(self.load.size, value);
+        Payload { run: &self.run, seq, key_seq: choice.sequence, time }
+            .write(self.load.size, value);
         let mut record = BaseRecord::<str, [u8]>::to(&self.load.topic)
             .partition(choice.partition)
             .timestamp(time)
@@ -368,7 +390,9 @@ impl Generator {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                     if self.shared.stop.load(Ordering::Relaxed) {
-                        bail!("the load was stopped while its queue was full: no broker takes its records");
+                        bail!(
+                            "the load was stopped while its queue was full: no broker takes its records"
+                        );
                     }
                     record = back;
                     thread::sleep(Duration::from_millis(10));
@@ -399,7 +423,10 @@ impl Generator {
     }
 }
 
-fn partitions_of(producer: &ThreadedProducer<Acknowledgements>, topic: &str) -> anyhow::Result<Vec<i32>> {
+fn partitions_of(
+    producer: &ThreadedProducer<Acknowledgements>,
+    topic: &str,
+) -> anyhow::Result<Vec<i32>> {
     let metadata = producer
         .client()
         .fetch_metadata(Some(topic), Duration::from_secs(10))
@@ -409,7 +436,8 @@ fn partitions_of(producer: &ThreadedProducer<Acknowledgements>, topic: &str) -> 
         return Err(anyhow!("{}", KafkaError::MetadataFetch(error.into())))
             .with_context(|| format!("the topic {topic:?}"));
     }
-    let mut partitions: Vec<i32> = found.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect();
+    let mut partitions: Vec<i32> =
+        found.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect();
     partitions.sort_unstable();
     Ok(partitions)
 }

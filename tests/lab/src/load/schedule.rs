@@ -66,7 +66,9 @@ impl FromStr for Schedule {
                 "the rate {rate} is not between 0 and 10,000,000"
             );
             if steps.last().is_some_and(|step| step.lasts.is_none()) {
-                bail!("only the last step of a schedule may have no time, so {part:?} would never come");
+                bail!(
+                    "only the last step of a schedule may have no time, so {part:?} would never come"
+                );
             }
             steps.push(Step { rate, lasts });
         }
@@ -132,7 +134,11 @@ impl Pacer {
         if self.is_over(elapsed) {
             return 0.0;
         }
-        self.segments.iter().rev().find(|segment| segment.start <= elapsed).map_or(0.0, |segment| segment.rate)
+        self.segments
+            .iter()
+            .rev()
+            .find(|segment| segment.start <= elapsed)
+            .map_or(0.0, |segment| segment.rate)
     }
 
     /// When each rate began, in order.
@@ -152,7 +158,10 @@ mod tests {
     #[test]
     fn a_schedule_is_read_as_it_is_written() {
         let read: Schedule = "300x30s, 3600/sx1m30s,300".parse().unwrap();
-        assert_eq!(read, Schedule::steady(300.0, secs(30)).then(3600.0, secs(90)).then_endless(300.0));
+        assert_eq!(
+            read,
+            Schedule::steady(300.0, secs(30)).then(3600.0, secs(90)).then_endless(300.0)
+        );
     }
 
     #[test]
@@ -172,7 +181,15 @@ mod tests {
     #[test]
     fn the_number_due_follows_the_schedule_without_drift() {
         let pacer = Pacer::new(&"300x30s,3600x90s,300x60s".parse().unwrap());
-        for (at, due) in [(0, 0), (1, 300), (30, 9_000), (31, 12_600), (120, 333_000), (180, 351_000), (500, 351_000)] {
+        for (at, due) in [
+            (0, 0),
+            (1, 300),
+            (30, 9_000),
+            (31, 12_600),
+            (120, 333_000),
+            (180, 351_000),
+            (500, 351_000),
+        ] {
             assert_eq!(pacer.due(secs(at)), due, "after {at} s");
         }
         // However often it is asked, the parts add up to the whole.
@@ -189,9 +206,15 @@ mod tests {
     fn a_rate_that_is_set_replaces_what_was_planned() {
         let mut pacer = Pacer::new(&"300x30s,3600x90s".parse().unwrap());
         pacer.set_rate(secs(10), 1_000.0);
-        assert_eq!((pacer.due(secs(10)), pacer.due(secs(12)), pacer.due(secs(1_000))), (3_000, 5_000, 993_000));
+        assert_eq!(
+            (pacer.due(secs(10)), pacer.due(secs(12)), pacer.due(secs(1_000))),
+            (3_000, 5_000, 993_000)
+        );
         assert!(!pacer.is_over(secs(1_000)));
         assert_eq!(pacer.changes().collect::<Vec<_>>(), [(secs(0), 300.0), (secs(10), 1_000.0)]);
-        assert!((pacer.rate(secs(9)) - 300.0).abs() < 1e-9 && (pacer.rate(secs(11)) - 1_000.0).abs() < 1e-9);
+        assert!(
+            (pacer.rate(secs(9)) - 300.0).abs() < 1e-9
+                && (pacer.rate(secs(11)) - 1_000.0).abs() < 1e-9
+        );
     }
 }

@@ -49,7 +49,8 @@ pub fn run(args: RecordArgs) -> anyhow::Result<()> {
     }
     let lab = Lab::attach()?;
     lab.enter()?;
-    Runtime::new()?.block_on(async { record(args, lab.client().await?, Some(lab.bootstrap_servers())).await })
+    Runtime::new()?
+        .block_on(async { record(args, lab.client().await?, Some(lab.bootstrap_servers())).await })
 }
 
 async fn record(args: RecordArgs, client: Client, lab: Option<String>) -> anyhow::Result<()> {
@@ -59,14 +60,23 @@ async fn record(args: RecordArgs, client: Client, lab: Option<String>) -> anyhow
         .await
         .with_context(|| format!("cannot read the KafkaConsumer {namespace}/{name}"))?;
     let group = group_id(&consumer, namespace, name);
-    let brokers =
-        args.bootstrap_servers.clone().or(lab).unwrap_or_else(|| consumer.spec.kafka.bootstrap_servers.clone());
+    let brokers = args
+        .bootstrap_servers
+        .clone()
+        .or(lab)
+        .unwrap_or_else(|| consumer.spec.kafka.bootstrap_servers.clone());
     let reader = GroupReader::new(&brokers, &group, &consumer.spec.kafka.topics)?;
     let watch = Arc::new(ClusterWatch::start(client, namespace, name));
     // So that the first row is whole; a consumer without pods is recorded all the same.
-    watch.wait_for(Duration::from_secs(3), |state| state.consumer.is_some() && state.wanted().is_some()).await;
+    watch
+        .wait_for(Duration::from_secs(3), |state| {
+            state.consumer.is_some() && state.wanted().is_some()
+        })
+        .await;
     let mut out: Box<dyn Write + Send> = match &args.out {
-        Some(path) => Box::new(File::create(path).with_context(|| format!("cannot write {}", path.display()))?),
+        Some(path) => Box::new(
+            File::create(path).with_context(|| format!("cannot write {}", path.display()))?,
+        ),
         None => Box::new(io::stdout()),
     };
     writeln!(out, "{HEADER}")?;
@@ -84,12 +94,15 @@ async fn record(args: RecordArgs, client: Client, lab: Option<String>) -> anyhow
 
 /// A client of a cluster of the user's own.
 pub async fn client_of_context(context: &str) -> anyhow::Result<Client> {
-    let options = KubeConfigOptions { context: Some(context.to_owned()), ..KubeConfigOptions::default() };
+    let options =
+        KubeConfigOptions { context: Some(context.to_owned()), ..KubeConfigOptions::default() };
     Ok(Client::try_from(Config::from_kubeconfig(&options).await?)?)
 }
 
 /// The group of a consumer: as pinned, as written, or the default.
 pub fn group_id(consumer: &KafkaConsumer, namespace: &str, name: &str) -> String {
     let pinned = consumer.status.as_ref().and_then(|status| status.group_id.clone());
-    pinned.or_else(|| consumer.spec.kafka.group_id.clone()).unwrap_or_else(|| format!("{namespace}.{name}"))
+    pinned
+        .or_else(|| consumer.spec.kafka.group_id.clone())
+        .unwrap_or_else(|| format!("{namespace}.{name}"))
 }

@@ -68,7 +68,8 @@ impl ClusterState {
 
     fn see_deployment(&mut self, deployment: &Deployment, at: i64) {
         let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-        let ready = deployment.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
+        let ready =
+            deployment.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
         self.see_replicas(ReplicasSeen { at, wanted, ready });
     }
 
@@ -92,7 +93,8 @@ impl ClusterState {
                 concurrency: status.concurrency,
             };
             // The sentence holds numbers that move all the time; it alone makes no new decision.
-            let mark = |d: &DecisionSeen| (d.reason.clone(), d.replicas, d.batch_size, d.concurrency);
+            let mark =
+                |d: &DecisionSeen| (d.reason.clone(), d.replicas, d.batch_size, d.concurrency);
             match self.decisions.last_mut() {
                 Some(last) if mark(last) == mark(&now) => last.message = now.message,
                 _ => self.decisions.push(now),
@@ -116,20 +118,24 @@ impl ClusterWatch {
         let consumers: Api<KafkaConsumer> = Api::namespaced(client.clone(), namespace);
         let by_name = watcher::Config::default().fields(&format!("metadata.name={name}"));
         let told = sender.clone();
-        let consumer =
-            tokio::spawn(each(watcher(consumers, by_name).default_backoff().applied_objects(), move |object| {
+        let consumer = tokio::spawn(each(
+            watcher(consumers, by_name).default_backoff().applied_objects(),
+            move |object| {
                 told.send_modify(|state| state.see_consumer(object, millis_now()));
-            }));
+            },
+        ));
         let deployments: Api<Deployment> = Api::namespaced(client, namespace);
         let by_label = watcher::Config::default().labels(&format!("{}={name}", labels::INSTANCE));
-        let deployment =
-            tokio::spawn(each(watcher(deployments, by_label).default_backoff().touched_objects(), move |object| {
+        let deployment = tokio::spawn(each(
+            watcher(deployments, by_label).default_backoff().touched_objects(),
+            move |object| {
                 sender.send_modify(|state| {
                     if object.metadata.deletion_timestamp.is_none() {
                         state.see_deployment(&object, millis_now());
                     }
                 });
-            }));
+            },
+        ));
         Self { state, tasks: [consumer, deployment] }
     }
 
@@ -144,7 +150,11 @@ impl ClusterWatch {
     }
 
     /// Waits until it stands as asked; false after `timeout`.
-    pub async fn wait_for(&self, timeout: std::time::Duration, mut so: impl FnMut(&ClusterState) -> bool) -> bool {
+    pub async fn wait_for(
+        &self,
+        timeout: std::time::Duration,
+        mut so: impl FnMut(&ClusterState) -> bool,
+    ) -> bool {
         let mut state = self.state.clone();
         matches!(tokio::time::timeout(timeout, state.wait_for(|state| so(state))).await, Ok(Ok(_)))
     }

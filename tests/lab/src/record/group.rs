@@ -41,7 +41,10 @@ pub struct GroupSample {
 
 impl std::fmt::Debug for GroupReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("GroupReader").field("group", &self.group).field("topics", &self.topics).finish_non_exhaustive()
+        f.debug_struct("GroupReader")
+            .field("group", &self.group)
+            .field("topics", &self.topics)
+            .finish_non_exhaustive()
     }
 }
 
@@ -87,11 +90,16 @@ impl GroupReader {
         let ends: HashMap<(String, i32), i64> = known(&ends);
         anyhow::ensure!(ends.len() == partitions.count(), "not all end offsets are known");
         sample.produced = Some(ends.values().sum());
-        let committed = self.consumer.committed_offsets(partitions, TIMEOUT).context("committed offsets")?;
+        let committed =
+            self.consumer.committed_offsets(partitions, TIMEOUT).context("committed offsets")?;
         let committed = known(&committed);
         sample.committed = Some(committed.values().sum());
         sample.lag = Some(
-            ends.iter().map(|(partition, end)| (end - committed.get(partition).copied().unwrap_or(0)).max(0)).sum(),
+            ends.iter()
+                .map(|(partition, end)| {
+                    (end - committed.get(partition).copied().unwrap_or(0)).max(0)
+                })
+                .sum(),
         );
         Ok(())
     }
@@ -105,7 +113,9 @@ impl GroupReader {
         let mut list = TopicPartitionList::new();
         for topic in &self.topics {
             let metadata = self.consumer.fetch_metadata(Some(topic), TIMEOUT)?;
-            for partition in metadata.topics().iter().flat_map(rdkafka::metadata::MetadataTopic::partitions) {
+            for partition in
+                metadata.topics().iter().flat_map(rdkafka::metadata::MetadataTopic::partitions)
+            {
                 list.add_partition(topic, partition.id());
             }
         }
@@ -119,7 +129,9 @@ fn known(list: &TopicPartitionList) -> HashMap<(String, i32), i64> {
     list.elements()
         .iter()
         .filter_map(|element| match (element.offset(), element.error()) {
-            (Offset::Offset(offset), Ok(())) => Some(((element.topic().to_owned(), element.partition()), offset)),
+            (Offset::Offset(offset), Ok(())) => {
+                Some(((element.topic().to_owned(), element.partition()), offset))
+            }
             _ => None,
         })
         .collect()

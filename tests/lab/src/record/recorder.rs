@@ -42,7 +42,9 @@ impl Recorder {
                 let at = millis_now();
                 let sample = group.read();
                 let row = match &cluster {
-                    Some(cluster) => cluster.look(|state| row(at, sample, Some(state), last.as_ref())),
+                    Some(cluster) => {
+                        cluster.look(|state| row(at, sample, Some(state), last.as_ref()))
+                    }
                     None => row(at, sample, None, last.as_ref()),
                 };
                 each(&row);
@@ -51,7 +53,9 @@ impl Recorder {
                 // Rows lie on a grid from the start; one that came late leaves its place empty.
                 let next = SECOND * (start.elapsed().as_secs() as u32 + 1);
                 while start.elapsed() < next && !stopped.load(Ordering::Relaxed) {
-                    thread::sleep(next.saturating_sub(start.elapsed()).min(Duration::from_millis(100)));
+                    thread::sleep(
+                        next.saturating_sub(start.elapsed()).min(Duration::from_millis(100)),
+                    );
                 }
             }
         })?;
@@ -124,7 +128,10 @@ mod tests {
         assert_eq!(second.produced_rate, Some(300.0));
         let unknown = row(4_000, sample(None), None, Some(&second));
         assert_eq!(
-            (unknown.produced_rate, row(5_000, sample(Some(9)), None, Some(&unknown)).produced_rate),
+            (
+                unknown.produced_rate,
+                row(5_000, sample(Some(9)), None, Some(&unknown)).produced_rate
+            ),
             (None, None)
         );
     }

@@ -46,8 +46,8 @@ pub const HEADER: &str = "time,produced_rate,produced,committed_rate,committed,l
 impl Row {
     /// The row as a line, without its end.
     pub fn csv(&self) -> String {
-        let time =
-            Timestamp::from_millisecond(self.at).map_or_else(|_| self.at.to_string(), |time| format!("{time:.3}"));
+        let time = Timestamp::from_millisecond(self.at)
+            .map_or_else(|_| self.at.to_string(), |time| format!("{time:.3}"));
         [
             time,
             rounded(self.produced_rate),
@@ -89,7 +89,11 @@ fn rounded(value: Option<f64>) -> String {
 /// RFC 4180: text that holds a comma, a quote or a line's end stands in quotes, and quotes are doubled.
 fn quoted(text: Option<&str>) -> String {
     let text = text.unwrap_or_default();
-    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
+    if text.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -108,7 +112,10 @@ mod tests {
             message: Some("1 → 12, \"at once\"".into()),
             ..Row::default()
         };
-        assert_eq!(full.csv(), "1970-01-01T00:00:00.000Z,300.0,,,,0,,,,,,,,ScaledUp,\"1 → 12, \"\"at once\"\"\"");
+        assert_eq!(
+            full.csv(),
+            "1970-01-01T00:00:00.000Z,300.0,,,,0,,,,,,,,ScaledUp,\"1 → 12, \"\"at once\"\"\""
+        );
     }
 
     #[test]

@@ -31,8 +31,9 @@ where
 {
     let pods: Api<Pod> = Api::namespaced(client, namespace);
     let selector = format!("{}={}", labels::NAME, labels::NAME_VALUE);
-    let events =
-        watcher(pods.clone(), watcher::Config::default().labels(&selector)).default_backoff().applied_objects();
+    let events = watcher(pods.clone(), watcher::Config::default().labels(&selector))
+        .default_backoff()
+        .applied_objects();
     let mut events = std::pin::pin!(events);
     let take: Arc<F> = Arc::new(take);
     let mut known: HashSet<String> = HashSet::new();
@@ -57,9 +58,12 @@ where
 /// The id of the consumer container once it has started: a restarted one has another.
 fn started_container(pod: &Pod) -> Option<String> {
     let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
-    let status: &ContainerStatus = statuses.iter().find(|status| status.name == labels::CONTAINER)?;
+    let status: &ContainerStatus =
+        statuses.iter().find(|status| status.name == labels::CONTAINER)?;
     let state = status.state.as_ref()?;
-    (state.running.is_some() || state.terminated.is_some()).then(|| status.container_id.clone()).flatten()
+    (state.running.is_some() || state.terminated.is_some())
+        .then(|| status.container_id.clone())
+        .flatten()
 }
 
 async fn stream<F: Fn(&[u8])>(pods: Api<Pod>, pod: String, take: Arc<F>) {

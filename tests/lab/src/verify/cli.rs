@@ -65,7 +65,10 @@ pub fn run(mut args: VerifyArgs) -> anyhow::Result<()> {
         (brokers, logs) => {
             let lab = Lab::attach()?;
             lab.enter()?;
-            (brokers.unwrap_or_else(|| lab.bootstrap_servers()), logs.unwrap_or_else(|| lab.pod_logs_dir()))
+            (
+                brokers.unwrap_or_else(|| lab.bootstrap_servers()),
+                logs.unwrap_or_else(|| lab.pod_logs_dir()),
+            )
         }
     };
     Runtime::new()?.block_on(verify(args, brokers, logs))
@@ -85,7 +88,8 @@ async fn verify(args: VerifyArgs, brokers: String, logs: PathBuf) -> anyhow::Res
             Some(Manifest::read(path)?)
         }
     };
-    let topic = args.topic.or_else(|| manifest.as_ref().map(|m| m.topic.clone())).unwrap_or_default();
+    let topic =
+        args.topic.or_else(|| manifest.as_ref().map(|m| m.topic.clone())).unwrap_or_default();
     let mut reader = TopicReader::new(brokers, topic.clone());
     if let Some(manifest) = &manifest {
         reader = reader.runs([manifest.run.clone()]);
@@ -118,13 +122,18 @@ async fn verify(args: VerifyArgs, brokers: String, logs: PathBuf) -> anyhow::Res
         }
     }
     let evidence = collector.finish().await;
-    ensure!(evidence.broken() == 0, "{} lines of what was handled could not be read", evidence.broken());
+    ensure!(
+        evidence.broken() == 0,
+        "{} lines of what was handled could not be read",
+        evidence.broken()
+    );
     let lane = match args.ordering {
         Order::Key => Lane::Key,
         Order::Partition => Lane::Partition,
     };
     let verdict = compare(&produced, evidence.topic(&topic), lane);
-    let text = if args.json { serde_json::to_string(&verdict)? + "\n" } else { verdict.to_string() };
+    let text =
+        if args.json { serde_json::to_string(&verdict)? + "\n" } else { verdict.to_string() };
     // A reader that has seen enough (`| head`) is no fault.
     let _ = io::stdout().write_all(text.as_bytes());
     let fine = if args.at_least_once { verdict.at_least_once() } else { verdict.exactly_once() };

@@ -42,10 +42,14 @@ impl Collector {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn follow_files(pod_logs_dir: impl Into<PathBuf>, namespace: Option<&str>) -> anyhow::Result<Self> {
+    pub fn follow_files(
+        pod_logs_dir: impl Into<PathBuf>,
+        namespace: Option<&str>,
+    ) -> anyhow::Result<Self> {
         let evidence = Arc::new(Mutex::new(Evidence::default()));
         let stop = Arc::new(AtomicBool::new(false));
-        let mut files = LogFiles::new(pod_logs_dir, namespace.map(ToOwned::to_owned), labels::CONTAINER);
+        let mut files =
+            LogFiles::new(pod_logs_dir, namespace.map(ToOwned::to_owned), labels::CONTAINER);
         let (shared, stopped) = (Arc::clone(&evidence), Arc::clone(&stop));
         let thread = thread::Builder::new().name("lab-collector".into()).spawn(move || {
             while !stopped.load(Ordering::Relaxed) {

@@ -111,7 +111,11 @@ pub struct PartitionVerdict {
 impl Verdict {
     /// Nothing lost, nothing out of order; each record handled at least once.
     pub fn at_least_once(&self) -> bool {
-        self.lost == 0 && self.missing == 0 && self.misplaced == 0 && self.out_of_order == 0 && self.overlapping == 0
+        self.lost == 0
+            && self.missing == 0
+            && self.misplaced == 0
+            && self.out_of_order == 0
+            && self.overlapping == 0
     }
 
     /// Nothing lost, nothing out of order, nothing handled twice.
@@ -121,7 +125,10 @@ impl Verdict {
 
     /// The most seconds behind between two moments (milliseconds since the Unix epoch).
     pub fn most_behind(&self, from: i64, to: i64) -> f64 {
-        self.samples.iter().filter(|(at, _)| (from..=to).contains(at)).fold(0.0, |most, (_, behind)| most.max(*behind))
+        self.samples
+            .iter()
+            .filter(|(at, _)| (from..=to).contains(at))
+            .fold(0.0, |most, (_, behind)| most.max(*behind))
     }
 
     /// How long after `step` it took until 'seconds behind' was below `limit` for good (as far as `until`). `None` when it
@@ -156,9 +163,16 @@ const NEVER: First = First { started: i64::MAX, at: i64::MAX, call: u32::MAX, ti
 
 /// Compares. Records without a key have no order under [`Lane::Key`].
 pub fn compare(produced: &Produced, evidence: &TopicEvidence, lane: Lane) -> Verdict {
-    let mut verdict = Verdict { topic: produced.topic.clone(), misplaced: produced.misplaced, ..Verdict::default() };
-    let mut firsts: BTreeMap<i32, Vec<First>> =
-        produced.partitions.iter().map(|(&partition, records)| (partition, vec![NEVER; records.len()])).collect();
+    let mut verdict = Verdict {
+        topic: produced.topic.clone(),
+        misplaced: produced.misplaced,
+        ..Verdict::default()
+    };
+    let mut firsts: BTreeMap<i32, Vec<First>> = produced
+        .partitions
+        .iter()
+        .map(|(&partition, records)| (partition, vec![NEVER; records.len()]))
+        .collect();
     deliver(produced, evidence, &mut firsts, &mut verdict);
 
     let mut delays = DelayCounter::new();
@@ -166,11 +180,15 @@ pub fn compare(produced: &Produced, evidence: &TopicEvidence, lane: Lane) -> Ver
     for (&partition, records) in &produced.partitions {
         let Some(firsts) = firsts.get(&partition) else { continue };
         verdict.produced += records.len() as u64;
-        let counted = partition_verdict(partition, records, firsts, lane, &mut delays, &mut verdict);
+        let counted =
+            partition_verdict(partition, records, firsts, lane, &mut delays, &mut verdict);
         verdict.partitions.insert(partition, counted);
-        times.extend(records.iter().zip(firsts).map(|(record, first)| (record.created * 1_000, first.at)));
+        times.extend(
+            records.iter().zip(firsts).map(|(record, first)| (record.created * 1_000, first.at)),
+        );
         if let Some(acknowledged) = produced.acknowledged.get(&partition) {
-            let there: u64 = records.iter().map(|record| u64::from(acknowledged.contains(record.offset))).sum();
+            let there: u64 =
+                records.iter().map(|record| u64::from(acknowledged.contains(record.offset))).sum();
             verdict.missing += acknowledged.len() - there;
         }
     }
@@ -209,7 +227,12 @@ fn deliver(
             found += 1;
             first.times += 1;
             if event.at < first.at {
-                *first = First { started: event.started, at: event.at, call: event.call, times: first.times };
+                *first = First {
+                    started: event.started,
+                    at: event.at,
+                    call: event.call,
+                    times: first.times,
+                };
             }
         }
         verdict.elsewhere += length - found;
@@ -224,7 +247,8 @@ fn partition_verdict(
     delays: &mut DelayCounter,
     verdict: &mut Verdict,
 ) -> PartitionVerdict {
-    let mut counted = PartitionVerdict { produced: records.len() as u64, ..PartitionVerdict::default() };
+    let mut counted =
+        PartitionVerdict { produced: records.len() as u64, ..PartitionVerdict::default() };
     let mut own_delays = DelayCounter::new();
     // Of each lane: the first handling, among the records so far, that was finished last.
     let mut latest: HashMap<u32, First> = HashMap::new();
@@ -266,7 +290,11 @@ fn partition_verdict(
             if first.call != before.call && first.started < before.at {
                 verdict.overlapping += 1;
                 example(&mut verdict.examples, verdict.overlapping, || {
-                    format!("overlapping: {} began {} ms too early", place(), (before.at - first.started) as f64 / 1e3)
+                    format!(
+                        "overlapping: {} began {} ms too early",
+                        place(),
+                        (before.at - first.started) as f64 / 1e3
+                    )
                 });
             }
             *before = *first;
@@ -290,8 +318,11 @@ fn example(examples: &mut Vec<String>, count: u64, text: impl FnOnce() -> String
 /// `times` holds for each record when it was created and when it was handled, in microseconds; it gets sorted.
 fn behind(times: &mut [(i64, i64)]) -> Vec<(i64, f64)> {
     times.sort_unstable();
-    let (Some(&(begin, _)), Some(&(last_created, _))) = (times.first(), times.last()) else { return Vec::new() };
-    let last_handled = times.iter().map(|&(_, at)| at).filter(|&at| at != i64::MAX).max().unwrap_or(last_created);
+    let (Some(&(begin, _)), Some(&(last_created, _))) = (times.first(), times.last()) else {
+        return Vec::new();
+    };
+    let last_handled =
+        times.iter().map(|&(_, at)| at).filter(|&at| at != i64::MAX).max().unwrap_or(last_created);
     let end = last_handled.max(last_created);
     let (mut samples, mut oldest) = (Vec::new(), 0);
     let mut now = begin / 1_000;
@@ -341,11 +372,14 @@ impl DelayCounter {
     }
 
     fn delay(&self) -> Delay {
-        self.0.as_ref().filter(|histogram| !histogram.is_empty()).map_or(Delay::default(), |histogram| Delay {
-            p50_ms: histogram.value_at_quantile(0.5) as f64 / 1e3,
-            p99_ms: histogram.value_at_quantile(0.99) as f64 / 1e3,
-            max_ms: histogram.max() as f64 / 1e3,
-        })
+        self.0.as_ref().filter(|histogram| !histogram.is_empty()).map_or(
+            Delay::default(),
+            |histogram| Delay {
+                p50_ms: histogram.value_at_quantile(0.5) as f64 / 1e3,
+                p99_ms: histogram.value_at_quantile(0.99) as f64 / 1e3,
+                max_ms: histogram.max() as f64 / 1e3,
+            },
+        )
     }
 }
 
@@ -356,8 +390,13 @@ mod tests {
 
     /// Ten records in partition 0, one a second from time 0; even offsets have key 0, odd ones key 1.
     fn ten() -> Produced {
-        let records =
-            (0..10).map(|offset| Record { offset, created: offset * 1_000, key: Some((offset % 2) as u32) }).collect();
+        let records = (0..10)
+            .map(|offset| Record {
+                offset,
+                created: offset * 1_000,
+                key: Some((offset % 2) as u32),
+            })
+            .collect();
         Produced { topic: "t".into(), partitions: [(0, records)].into(), ..Produced::default() }
     }
 
@@ -384,17 +423,33 @@ mod tests {
         elsewhere: u64,
     }
 
-    const NONE: Faults = Faults { lost: 0, duplicated: 0, out_of_order: 0, overlapping: 0, elsewhere: 0 };
+    const NONE: Faults =
+        Faults { lost: 0, duplicated: 0, out_of_order: 0, overlapping: 0, elsewhere: 0 };
 
     #[test]
     fn each_fault_that_is_put_in_is_found_and_nothing_else() {
         let all = ("0-9", 9_000.0, 9_100.0);
         let table: [(&str, &[Call], Lane, Faults); 11] = [
             ("nothing wrong", &[all], Lane::Key, NONE),
-            ("in batches", &[("0-4", 5_000.0, 5_010.0), ("5-9", 9_000.0, 9_010.0)], Lane::Partition, NONE),
+            (
+                "in batches",
+                &[("0-4", 5_000.0, 5_010.0), ("5-9", 9_000.0, 9_010.0)],
+                Lane::Partition,
+                NONE,
+            ),
             ("nothing handled", &[], Lane::Key, Faults { lost: 10, ..NONE }),
-            ("one left out", &[("0-3,5-9", 9_000.0, 9_100.0)], Lane::Key, Faults { lost: 1, ..NONE }),
-            ("two handled again later", &[all, ("3-4", 9_200.0, 9_300.0)], Lane::Key, Faults { duplicated: 2, ..NONE }),
+            (
+                "one left out",
+                &[("0-3,5-9", 9_000.0, 9_100.0)],
+                Lane::Key,
+                Faults { lost: 1, ..NONE },
+            ),
+            (
+                "two handled again later",
+                &[all, ("3-4", 9_200.0, 9_300.0)],
+                Lane::Key,
+                Faults { duplicated: 2, ..NONE },
+            ),
             (
                 // The order of first deliveries is right, whatever comes again.
                 "handled again by the next owner, told before the first",
@@ -428,13 +483,23 @@ mod tests {
                 // Records 4 and 5 are the first of their keys in the second batch; the others follow them in it.
                 Faults { overlapping: 2, ..NONE },
             ),
-            ("offsets that nobody produced", &[all, ("10-12", 1.0, 2.0)], Lane::Key, Faults { elsewhere: 3, ..NONE }),
+            (
+                "offsets that nobody produced",
+                &[all, ("10-12", 1.0, 2.0)],
+                Lane::Key,
+                Faults { elsewhere: 3, ..NONE },
+            ),
         ];
         for (name, calls, lane, expected) in table {
             let evidence = handled(calls);
             let verdict = compare(&ten(), evidence.topic("t"), lane);
-            let found =
-                [verdict.lost, verdict.duplicated, verdict.out_of_order, verdict.overlapping, verdict.elsewhere];
+            let found = [
+                verdict.lost,
+                verdict.duplicated,
+                verdict.out_of_order,
+                verdict.overlapping,
+                verdict.elsewhere,
+            ];
             let Faults { lost, duplicated, out_of_order, overlapping, elsewhere } = expected;
             assert_eq!(
                 found,
@@ -444,8 +509,17 @@ mod tests {
             );
             assert_eq!((verdict.produced, verdict.handled), (10, 10 - lost), "{name}");
             let clean = lost + out_of_order + overlapping == 0;
-            assert_eq!((verdict.at_least_once(), verdict.exactly_once()), (clean, clean && duplicated == 0), "{name}");
-            assert_eq!(verdict.examples.is_empty(), clean && duplicated == 0, "{name}: {:?}", verdict.examples);
+            assert_eq!(
+                (verdict.at_least_once(), verdict.exactly_once()),
+                (clean, clean && duplicated == 0),
+                "{name}"
+            );
+            assert_eq!(
+                verdict.examples.is_empty(),
+                clean && duplicated == 0,
+                "{name}: {:?}",
+                verdict.examples
+            );
         }
     }
 
@@ -473,11 +547,20 @@ mod tests {
     #[test]
     fn delays_run_from_create_time_to_the_end_of_the_first_handling() {
         let calls: Vec<(String, f64, f64)> = (0..10)
-            .map(|n| (n.to_string(), f64::from(n) * 1e3, f64::from(n) * 1e3 + if n == 9 { 500.0 } else { 20.0 }))
+            .map(|n| {
+                (
+                    n.to_string(),
+                    f64::from(n) * 1e3,
+                    f64::from(n) * 1e3 + if n == 9 { 500.0 } else { 20.0 },
+                )
+            })
             .collect();
-        let calls: Vec<_> = calls.iter().map(|(offsets, started, at)| (offsets.as_str(), *started, *at)).collect();
+        let calls: Vec<_> =
+            calls.iter().map(|(offsets, started, at)| (offsets.as_str(), *started, *at)).collect();
         let delay = compare(&ten(), handled(&calls).topic("t"), Lane::Key).delay;
-        for (measured, expected) in [(delay.p50_ms, 20.0), (delay.p99_ms, 500.0), (delay.max_ms, 500.0)] {
+        for (measured, expected) in
+            [(delay.p50_ms, 20.0), (delay.p99_ms, 500.0), (delay.max_ms, 500.0)]
+        {
             assert!((measured - expected).abs() < expected * 0.002, "{delay:?}");
         }
     }
@@ -486,8 +569,11 @@ mod tests {
     fn seconds_behind_is_the_age_of_the_oldest_record_that_is_not_handled() {
         // Record n is created at n seconds. All up to 4 wait until 4.5 s; from then on each takes 100 ms.
         let mut calls = vec![("0-4".to_owned(), 4_400.0, 4_500.0)];
-        calls.extend((5..10).map(|n| (n.to_string(), f64::from(n) * 1e3, f64::from(n) * 1e3 + 100.0)));
-        let calls: Vec<_> = calls.iter().map(|(offsets, started, at)| (offsets.as_str(), *started, *at)).collect();
+        calls.extend(
+            (5..10).map(|n| (n.to_string(), f64::from(n) * 1e3, f64::from(n) * 1e3 + 100.0)),
+        );
+        let calls: Vec<_> =
+            calls.iter().map(|(offsets, started, at)| (offsets.as_str(), *started, *at)).collect();
         let verdict = compare(&ten(), handled(&calls).topic("t"), Lane::Key);
         assert!((verdict.most_behind(0, 4_400) - 4.4).abs() < 1e-9);
         assert!(verdict.most_behind(4_500, 20_000) < 0.11);
@@ -500,7 +586,8 @@ mod tests {
 
     #[test]
     fn a_record_that_is_never_handled_stays_behind_to_the_end() {
-        let verdict = compare(&ten(), handled(&[("0-4,6-9", 9_000.0, 9_100.0)]).topic("t"), Lane::Key);
+        let verdict =
+            compare(&ten(), handled(&[("0-4,6-9", 9_000.0, 9_100.0)]).topic("t"), Lane::Key);
         assert!(verdict.most_behind(9_100, 9_200) > 4.0);
         assert_eq!(verdict.below_for_good(0, 9_200, 2.0), None);
     }

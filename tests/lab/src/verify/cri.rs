@@ -29,7 +29,10 @@ impl CriLines {
 
 fn line(line: &[u8], partial: &mut [Vec<u8>; 2], take: &mut dyn FnMut(&[u8])) {
     let mut fields = line.splitn(4, |&byte| byte == b' ');
-    let (Some(_time), Some(stream), Some(tags)) = (fields.next(), fields.next(), fields.next()) else { return };
+    let (Some(_time), Some(stream), Some(tags)) = (fields.next(), fields.next(), fields.next())
+    else {
+        return;
+    };
     let message = fields.next().unwrap_or_default();
     let partial = &mut partial[usize::from(stream == b"stderr")];
     // Tags are separated by colons, the first is P or F.
@@ -62,10 +65,18 @@ mod tests {
         for size in [1, 3, 7, 64, 1_000] {
             let (mut lines, mut messages) = (CriLines::default(), Vec::new());
             for piece in LOG.as_bytes().chunks(size) {
-                lines.feed(piece, &mut |message| messages.push(String::from_utf8_lossy(message).into_owned()));
+                lines.feed(piece, &mut |message| {
+                    messages.push(String::from_utf8_lossy(message).into_owned())
+                });
             }
-            assert_eq!(messages, ["one line with  blanks", "between", "two parts joined", ""], "pieces of {size}");
-            lines.feed(b"\n", &mut |message| messages.push(String::from_utf8_lossy(message).into_owned()));
+            assert_eq!(
+                messages,
+                ["one line with  blanks", "between", "two parts joined", ""],
+                "pieces of {size}"
+            );
+            lines.feed(b"\n", &mut |message| {
+                messages.push(String::from_utf8_lossy(message).into_owned())
+            });
             assert_eq!(messages.last().map(String::as_str), Some("not ended"));
         }
     }

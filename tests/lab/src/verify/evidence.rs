@@ -99,7 +99,15 @@ impl Evidence {
         let offsets = topic.offsets.entry(fields.partition).or_default();
         for (first, last) in ranges {
             offsets.insert_range(first, last);
-            topic.events.push(Handled { partition: fields.partition, first, last, started, at, pod, call });
+            topic.events.push(Handled {
+                partition: fields.partition,
+                first,
+                last,
+                started,
+                at,
+                pod,
+                call,
+            });
         }
     }
 
@@ -169,9 +177,18 @@ mod tests {
         let mut evidence = Evidence::default();
         evidence.take(LINE);
         let topic = evidence.topic("t");
-        assert_eq!(topic.events.iter().map(|e| (e.first, e.last)).collect::<Vec<_>>(), [(5, 9), (11, 11), (14, 20)]);
-        assert_eq!((topic.events[0].started, topic.events[0].at), (1_790_000_000_000_123, 1_790_000_000_005_456));
-        assert_eq!((topic.distinct(), evidence.pods(), evidence.broken()), (13, &["a".to_owned()][..], 0));
+        assert_eq!(
+            topic.events.iter().map(|e| (e.first, e.last)).collect::<Vec<_>>(),
+            [(5, 9), (11, 11), (14, 20)]
+        );
+        assert_eq!(
+            (topic.events[0].started, topic.events[0].at),
+            (1_790_000_000_000_123, 1_790_000_000_005_456)
+        );
+        assert_eq!(
+            (topic.distinct(), evidence.pods(), evidence.broken()),
+            (13, &["a".to_owned()][..], 0)
+        );
     }
 
     #[test]

@@ -37,7 +37,11 @@ struct Tail {
 
 impl LogFiles {
     /// The logs of one container name, in all namespaces or in one.
-    pub fn new(folder: impl Into<PathBuf>, namespace: Option<String>, container: impl Into<String>) -> Self {
+    pub fn new(
+        folder: impl Into<PathBuf>,
+        namespace: Option<String>,
+        container: impl Into<String>,
+    ) -> Self {
         Self {
             folder: folder.into(),
             namespace,

@@ -35,8 +35,12 @@ pub async fn verify(
     lane: Lane,
 ) -> anyhow::Result<Verdict> {
     let Some(first) = manifests.first() else { anyhow::bail!("there is no load to verify") };
-    anyhow::ensure!(manifests.iter().all(|manifest| manifest.topic == first.topic), "the loads went to several topics");
-    let reader = TopicReader::new(bootstrap_servers, &first.topic).runs(manifests.iter().map(|m| m.run.clone()));
+    anyhow::ensure!(
+        manifests.iter().all(|manifest| manifest.topic == first.topic),
+        "the loads went to several topics"
+    );
+    let reader = TopicReader::new(bootstrap_servers, &first.topic)
+        .runs(manifests.iter().map(|m| m.run.clone()));
     let mut produced = tokio::task::spawn_blocking(move || reader.read()).await??;
     for manifest in manifests {
         produced.expect(manifest);
@@ -60,11 +64,17 @@ mod tests {
         let kafka = MockCluster::new(1).unwrap();
         kafka.create_topic("orders", 3, 1).unwrap();
         let brokers = kafka.bootstrap_servers();
-        let schedule = Schedule::steady(500.0, Duration::from_secs(1)).then(1_000.0, Duration::from_millis(500));
+        let schedule = Schedule::steady(500.0, Duration::from_secs(1))
+            .then(1_000.0, Duration::from_millis(500));
         let load = Load::new(&brokers, "orders", schedule).keys(10).skew(Skew::Zipf(0.5)).size(200);
         let load = tokio::task::spawn_blocking(move || load.start()).await.unwrap().unwrap();
         let manifest = load.wait().await.unwrap();
-        assert_eq!((manifest.sent, manifest.acknowledged, manifest.failed), (1_000, 1_000, 0), "{:?}", manifest.errors);
+        assert_eq!(
+            (manifest.sent, manifest.acknowledged, manifest.failed),
+            (1_000, 1_000, 0),
+            "{:?}",
+            manifest.errors
+        );
         assert_eq!(manifest.step(1), Some(manifest.started + 1_000));
 
         let mut evidence = Evidence::default();
@@ -81,7 +91,8 @@ mod tests {
             evidence.take(line(0).as_bytes());
             left_out.take(line(i64::from(*partition == 1)).as_bytes());
         }
-        let verdict = verify(&brokers, std::slice::from_ref(&manifest), &evidence, Lane::Key).await.unwrap();
+        let verdict =
+            verify(&brokers, std::slice::from_ref(&manifest), &evidence, Lane::Key).await.unwrap();
         assert!(verdict.exactly_once() && verdict.produced == 1_000, "{verdict}");
         assert!(
             (1_400.0..3_000.0).contains(&verdict.delay.max_ms),
@@ -96,13 +107,15 @@ mod tests {
     async fn an_endless_load_ends_when_it_is_stopped() {
         let kafka = MockCluster::new(1).unwrap();
         kafka.create_topic("orders", 1, 1).unwrap();
-        let load = Load::new(kafka.bootstrap_servers(), "orders", Schedule::endless(1_000.0)).keys(0);
+        let load =
+            Load::new(kafka.bootstrap_servers(), "orders", Schedule::endless(1_000.0)).keys(0);
         let load = tokio::task::spawn_blocking(move || load.start()).await.unwrap().unwrap();
         while load.progress().acknowledged < 100 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         load.set_rate(10.0);
-        let manifest = tokio::time::timeout(Duration::from_secs(30), load.stop()).await.unwrap().unwrap();
+        let manifest =
+            tokio::time::timeout(Duration::from_secs(30), load.stop()).await.unwrap().unwrap();
         assert!(manifest.acknowledged >= 100 && manifest.acknowledged == manifest.sent);
         assert_eq!(manifest.rates.len(), 2);
     }

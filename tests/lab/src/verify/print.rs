@@ -26,7 +26,11 @@ impl fmt::Display for Verdict {
             }
         }
         let delay = self.delay;
-        writeln!(f, "  delay p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms", delay.p50_ms, delay.p99_ms, delay.max_ms)?;
+        writeln!(
+            f,
+            "  delay p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
+            delay.p50_ms, delay.p99_ms, delay.max_ms
+        )?;
         for example in &self.examples {
             writeln!(f, "  {example}")?;
         }

@@ -71,7 +71,12 @@ pub struct TopicReader {
 impl TopicReader {
     /// Reads all committed records of a topic.
     pub fn new(bootstrap_servers: impl Into<String>, topic: impl Into<String>) -> Self {
-        Self { bootstrap_servers: bootstrap_servers.into(), topic: topic.into(), runs: None, committed_only: true }
+        Self {
+            bootstrap_servers: bootstrap_servers.into(),
+            topic: topic.into(),
+            runs: None,
+            committed_only: true,
+        }
     }
 
     /// Only the records of these loads.
@@ -103,16 +108,21 @@ impl TopicReader {
             .set("enable.partition.eof", "true")
             .set("auto.offset.reset", "earliest")
             .set("fetch.message.max.bytes", "8000000")
-            .set("isolation.level", if self.committed_only { "read_committed" } else { "read_uncommitted" })
+            .set(
+                "isolation.level",
+                if self.committed_only { "read_committed" } else { "read_uncommitted" },
+            )
             .create()?;
         let metadata = consumer
             .fetch_metadata(Some(&self.topic), TIMEOUT)
             .with_context(|| format!("cannot look up the topic {:?}", self.topic))?;
         let topic = metadata.topics().first().context("the broker's answer has no topic")?;
         if let Some(error) = topic.error() {
-            return Err(KafkaError::MetadataFetch(error.into())).with_context(|| format!("the topic {:?}", self.topic));
+            return Err(KafkaError::MetadataFetch(error.into()))
+                .with_context(|| format!("the topic {:?}", self.topic));
         }
-        let mut open: BTreeSet<i32> = topic.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect();
+        let mut open: BTreeSet<i32> =
+            topic.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect();
         let mut produced = Produced { topic: self.topic.clone(), ..Produced::default() };
         let mut assignment = TopicPartitionList::new();
         for &partition in &open {
@@ -162,7 +172,11 @@ impl TopicReader {
             produced.misplaced += 1;
         }
         let created = message.timestamp().to_millis().unwrap_or(0);
-        produced.partitions.entry(partition).or_default().push(Record { offset: message.offset(), created, key });
+        produced.partitions.entry(partition).or_default().push(Record {
+            offset: message.offset(),
+            created,
+            key,
+        });
     }
 }
 
@@ -181,7 +195,9 @@ impl Keys {
 
     /// Whether a record of a load comes after all earlier ones of its key (or, without a key, of its partition).
     fn is_next(&mut self, run: &str, partition: i32, key: Option<u32>, sequence: u64) -> bool {
-        self.last.insert((hash(run.as_bytes()), partition, key), sequence).is_none_or(|last| last < sequence)
+        self.last
+            .insert((hash(run.as_bytes()), partition, key), sequence)
+            .is_none_or(|last| last < sequence)
     }
 }
 
