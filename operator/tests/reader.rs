@@ -111,8 +111,8 @@ fn ends(reading: &Reading) -> Vec<Option<i64>> {
     reading.snapshot.iter().flat_map(|s| &s.partitions).map(|p| p.end).collect()
 }
 
-fn trouble(reading: &Reading) -> Option<(&str, &str)> {
-    reading.trouble.as_ref().map(|trouble| (trouble.reason, trouble.message.as_str()))
+fn error(reading: &Reading) -> Option<(&str, &str)> {
+    reading.error.as_ref().map(|error| (error.reason, error.message.as_str()))
 }
 
 fn all_at(end: i64) -> Vec<Option<i64>> {
@@ -128,7 +128,7 @@ fn a_broker_that_hangs_costs_only_its_own_partitions() {
     let (world, readers) = (World::new(), Readers::default());
     world.send(0..PARTITIONS, 10);
     let followed = world.follow(&readers, "billing");
-    let first = followed.until("all is read", |r| ends(r) == all_at(10) && r.trouble.is_none());
+    let first = followed.until("all is read", |r| ends(r) == all_at(10) && r.error.is_none());
     assert!(
         first
             .snapshot
@@ -140,9 +140,9 @@ fn a_broker_that_hangs_costs_only_its_own_partitions() {
 
     world.mock.broker_round_trip_time(2, HANGS).unwrap();
     let hung = followed.until("what does not answer is named", |r| {
-        trouble(r).is_some_and(|t| t.0 == reason::PARTLY_KNOWN)
+        error(r).is_some_and(|t| t.0 == reason::PARTLY_KNOWN)
     });
-    let (_, message) = trouble(&hung).unwrap();
+    let (_, message) = error(&hung).unwrap();
     assert!(
         message.starts_with("2 of 6 partitions could not be read (orders-1 and others): "),
         "{message}"
@@ -171,7 +171,7 @@ fn a_broker_that_hangs_costs_only_its_own_partitions() {
     );
 
     world.mock.broker_round_trip_time(2, Duration::ZERO).unwrap();
-    followed.until("all is well again", |r| r.trouble.is_none());
+    followed.until("all is well again", |r| r.error.is_none());
 }
 
 /// The first broker is asked first.
@@ -183,14 +183,14 @@ fn another_broker_is_asked_for_a_group_whose_coordinator_hangs_and_the_ends_stay
     }
     world.send(0..PARTITIONS, 10);
     let followed = world.follow(&readers, "billing");
-    followed.until("all is read", |r| ends(r) == all_at(10) && r.trouble.is_none());
+    followed.until("all is read", |r| ends(r) == all_at(10) && r.error.is_none());
 
     world.mock.broker_round_trip_time(1, HANGS).unwrap();
     world.send(0..PARTITIONS, 1);
     let hung = followed.until("ends stay known", |r| ends(r) == all_at(11)).snapshot.unwrap();
     followed.until("another one tells, and that is seen", |r| {
         let offsets_at = r.snapshot.as_ref().unwrap().partitions[0].committed_at;
-        r.trouble.is_none() && offsets_at > hung.at
+        r.error.is_none() && offsets_at > hung.at
     });
 }
 
@@ -204,9 +204,9 @@ fn the_coordinator_is_searched_among_all_brokers_and_a_reason_told_if_none_is_it
     };
     not_me(BROKERS as usize - 1);
     let followed = world.follow(&readers, "billing");
-    let troubles = Cell::new(0);
+    let errors = Cell::new(0);
     followed.until("the last of them is it", |r| {
-        troubles.set(troubles.get() + usize::from(r.trouble.is_some()));
+        errors.set(errors.get() + usize::from(r.error.is_some()));
         ends(r) == all_at(10)
             && r.snapshot
                 .as_ref()
@@ -215,15 +215,15 @@ fn the_coordinator_is_searched_among_all_brokers_and_a_reason_told_if_none_is_it
                 .iter()
                 .all(|p| p.committed == Committed::None)
     });
-    assert_eq!(troubles.get(), 0, "a search is no trouble");
+    assert_eq!(errors.get(), 0, "a search is no error");
 
     not_me(BROKERS as usize);
-    let nobody = followed.until("none of them is it", |r| r.trouble.is_some());
+    let nobody = followed.until("none of them is it", |r| r.error.is_some());
     assert!(
-        trouble(&nobody).unwrap().1.contains("the committed offsets could not be read"),
+        error(&nobody).unwrap().1.contains("the committed offsets could not be read"),
         "{nobody:?}"
     );
-    followed.until("one is", |r| r.trouble.is_none());
+    followed.until("one is", |r| r.error.is_none());
 }
 
 #[test]
@@ -231,12 +231,12 @@ fn a_cluster_that_is_away_is_unreachable_and_comes_back_with_all() {
     let (world, readers) = (World::new(), Readers::default());
     world.send(0..PARTITIONS, 3);
     let followed = world.follow(&readers, "billing");
-    followed.until("all is read", |r| ends(r) == all_at(3) && r.trouble.is_none());
+    followed.until("all is read", |r| ends(r) == all_at(3) && r.error.is_none());
     for broker in 1..=BROKERS {
         world.mock.broker_down(broker).unwrap();
     }
     let away = followed.until("it is away", |r| {
-        trouble(r)
+        error(r)
             .is_some_and(|(word, words)| word == reason::UNREACHABLE && words.contains("refused"))
     });
     assert_eq!(ends(&away), all_at(3), "what was known stays, with its age");
@@ -244,7 +244,7 @@ fn a_cluster_that_is_away_is_unreachable_and_comes_back_with_all() {
         world.mock.broker_up(broker).unwrap();
     }
     world.send(0..PARTITIONS, 1);
-    followed.until("it is back", |r| r.trouble.is_none() && ends(r) == all_at(4));
+    followed.until("it is back", |r| r.error.is_none() && ends(r) == all_at(4));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -252,7 +252,7 @@ async fn a_commit_is_seen_in_the_next_reading() {
     let (world, readers) = (World::new(), Readers::default());
     world.send(0..PARTITIONS, 10);
     let followed = world.follow(&readers, "billing");
-    followed.until("all is read", |r| ends(r) == all_at(10) && r.trouble.is_none());
+    followed.until("all is read", |r| ends(r) == all_at(10) && r.error.is_none());
     for offset in [4, 7] {
         let offsets: Vec<_> = (0..PARTITIONS)
             .map(|partition| (TopicPartition { topic: TOPIC.into(), partition }, offset))
@@ -274,13 +274,13 @@ fn a_topic_that_is_not_there_is_said_by_name_and_found_when_it_comes() {
     world.send(0..PARTITIONS, 2);
     world.mock.topic_error(TOPIC, Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART).unwrap();
     let followed = world.follow(&readers, "billing");
-    let missing = followed.until("it is missing", |r| r.trouble.is_some());
-    let (word, message) = trouble(&missing).unwrap();
+    let missing = followed.until("it is missing", |r| r.error.is_some());
+    let (word, message) = error(&missing).unwrap();
     assert_eq!(word, reason::UNKNOWN_TOPIC);
     assert!(message.contains("the topic orders does not exist"), "{message}");
     assert!(missing.snapshot.is_none());
     world.mock.topic_error(TOPIC, Code::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
-    followed.until("it is found", |r| ends(r) == all_at(2) && r.trouble.is_none());
+    followed.until("it is found", |r| ends(r) == all_at(2) && r.error.is_none());
 }
 
 #[test]
@@ -288,8 +288,8 @@ fn addresses_that_nobody_answers_are_named_with_the_reason() {
     let readers = Readers::default();
     let followed = Followed::new(&readers, "127.0.0.1:1", "billing");
     let reading = followed
-        .until("the reason", |r| trouble(r).is_some_and(|(_, words)| words.contains("refused")));
-    let (word, message) = trouble(&reading).unwrap();
+        .until("the reason", |r| error(r).is_some_and(|(_, words)| words.contains("refused")));
+    let (word, message) = error(&reading).unwrap();
     assert_eq!(word, reason::UNREACHABLE);
     assert!(
         message.starts_with("no broker of 127.0.0.1:1 answers: ") && reading.snapshot.is_none(),

@@ -23,9 +23,9 @@ use rdkafka::{
     types::RDKafkaErrorCode,
 };
 
-/// Which end of a partition is asked for.
+/// OffsetSpec end of a partition is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
+pub enum OffsetSpec {
     /// The first offset that can be read.
     Start,
     /// The end: with `committed` the last stable offset, else the high watermark.
@@ -223,7 +223,7 @@ impl Admin {
     pub fn list_offsets(
         &self,
         partitions: &[(&str, i32)],
-        which: Which,
+        which: OffsetSpec,
         tag: u64,
         timeout: Duration,
     ) {
@@ -231,11 +231,11 @@ impl Admin {
             self.options(c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS, tag, timeout);
         // librdkafka's OffsetSpec: EARLIEST is -2, LATEST is -1.
         let list = list(partitions.iter().map(|&(topic, partition)| {
-            (topic, partition, if which == Which::Start { -2 } else { -1 })
+            (topic, partition, if which == OffsetSpec::Start { -2 } else { -1 })
         }));
         // SAFETY: options and list live until the call has copied them.
         unsafe {
-            if let Which::End { committed } = which {
+            if let OffsetSpec::End { committed } = which {
                 let level = if committed {
                     c::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED
                 } else {

@@ -1,4 +1,4 @@
-//! Which broker to ask: the cluster's brokers, and who of them coordinates a group. Without Kafka.
+//! OffsetSpec broker to ask: the cluster's brokers, and who of them coordinates a group. Without Kafka.
 
 use std::collections::BTreeSet;
 

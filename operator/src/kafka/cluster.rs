@@ -9,7 +9,7 @@ use sluice_crds::{conditions::reason, config::KafkaConfig};
 use sluice_planner::snapshot::TopicPartition;
 use tokio::sync::oneshot;
 
-use super::port::{Bell, Trouble};
+use super::port::{OnReading, ReadError};
 use super::{
     following::{Command, Commit, Following},
     reader::Reader,
@@ -36,7 +36,7 @@ impl Cluster {
     }
 
     /// Follows a group until the answer is dropped.
-    pub fn follow(&self, what: &KafkaConfig, bell: Bell) -> Arc<Following> {
+    pub fn follow(&self, what: &KafkaConfig, bell: OnReading) -> Arc<Following> {
         let following = Arc::new(Following::new(what, bell));
         // The thread ends only with this struct, or where it could not be started.
         let _ = self.commands.send(Command::Follow(Arc::downgrade(&following)));
@@ -48,9 +48,9 @@ impl Cluster {
         &self,
         following: &Arc<Following>,
         offsets: Vec<(TopicPartition, i64)>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), ReadError> {
         let (answer, answered) = oneshot::channel();
-        let gone = || Trouble {
+        let gone = || ReadError {
             reason: reason::BROKER_ERROR,
             message: "the reader of this Kafka cluster has ended".to_owned(),
         };

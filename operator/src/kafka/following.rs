@@ -9,21 +9,21 @@ use sluice_crds::{config::KafkaConfig, kafkaconsumer::kafka::Isolation};
 use sluice_planner::snapshot::TopicPartition;
 use tokio::sync::oneshot;
 
-use super::port::{Bell, Reading, Trouble};
+use super::port::{OnReading, ReadError, Reading};
 
 /// A group that is followed.
 pub struct Following {
     /// Never used again in this process.
     id: u64,
     what: KafkaConfig,
-    bell: Bell,
+    bell: OnReading,
     members: AtomicBool,
     reading: Mutex<Reading>,
 }
 
 impl Following {
     /// A group of which nothing was read yet.
-    pub(super) fn new(what: &KafkaConfig, bell: Bell) -> Self {
+    pub(super) fn new(what: &KafkaConfig, bell: OnReading) -> Self {
         static IDS: AtomicU64 = AtomicU64::new(0);
         Self {
             id: IDS.fetch_add(1, Ordering::Relaxed),
@@ -83,8 +83,8 @@ pub(super) enum Command {
 pub(super) struct Commit {
     /// Whose.
     pub following: Arc<Following>,
-    /// Which.
+    /// OffsetSpec.
     pub offsets: Vec<(TopicPartition, i64)>,
     /// Who waits for it.
-    pub answer: oneshot::Sender<Result<(), Trouble>>,
+    pub answer: oneshot::Sender<Result<(), ReadError>>,
 }

@@ -23,7 +23,7 @@ use futures::future::BoxFuture;
 use sluice_crds::config::KafkaConfig;
 use sluice_planner::snapshot::TopicPartition;
 
-use self::port::{Bell, Group, Kafka, Reading, Trouble};
+use self::port::{Group, Kafka, OnReading, ReadError, Reading};
 use self::{cluster::Cluster, following::Following};
 
 /// All readers of this process, one for each set of addresses. (Credentials will be part of the key.)
@@ -33,7 +33,7 @@ pub struct Readers {
 }
 
 impl Kafka for Readers {
-    fn follow(&self, what: &KafkaConfig, bell: Bell) -> Arc<dyn Group> {
+    fn follow(&self, what: &KafkaConfig, bell: OnReading) -> Arc<dyn Group> {
         let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
         clusters.retain(|_, cluster| cluster.strong_count() > 0);
         let known = clusters.get(&what.bootstrap_servers).and_then(Weak::upgrade);
@@ -63,7 +63,7 @@ impl Group for Followed {
         self.following.with_members(wanted);
     }
 
-    fn commit(&self, offsets: Vec<(TopicPartition, i64)>) -> BoxFuture<'_, Result<(), Trouble>> {
+    fn commit(&self, offsets: Vec<(TopicPartition, i64)>) -> BoxFuture<'_, Result<(), ReadError>> {
         Box::pin(self.cluster.commit(&self.following, offsets))
     }
 }

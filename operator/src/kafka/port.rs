@@ -1,10 +1,10 @@
 //! What a pass needs of a consumer's group in Kafka. The readers of `kafka` provide it; tests provide their own.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use sluice_crds::{config::KafkaConfig, kafkaconsumer::kafka::GroupProtocol};
-use sluice_planner::snapshot::{Snapshot, TopicPartition};
+use sluice_planner::snapshot::{Millis, Snapshot, TopicPartition};
 
 /// What was read of a consumer's topics and group.
 #[derive(Clone, Debug, Default)]
@@ -12,26 +12,31 @@ pub struct Reading {
     /// The newest that is known, or nothing yet.
     pub snapshot: Option<Arc<Snapshot>>,
     /// What keeps the rest from being known.
-    pub trouble: Option<Trouble>,
+    pub error: Option<ReadError>,
     /// The Kafka cluster's id.
     pub cluster_id: Option<String>,
     /// Ids of the topics, by name.
     pub topic_ids: BTreeMap<String, String>,
     /// What `Auto` means on this cluster, once that is known.
     pub protocol: Option<GroupProtocol>,
+    /// When the reader last ended a round, whatever the brokers answered. It ends one every `interval`; a reading that is
+    /// several intervals old comes from a reader that hangs or has died.
+    pub read_at: Option<Millis>,
+    /// The time between two rounds: longer than a second where the cluster answers slowly.
+    pub interval: Option<Duration>,
 }
 
 impl Reading {
     /// Whether nothing was read yet, and nothing went wrong either.
     pub fn is_empty(&self) -> bool {
-        self.snapshot.is_none() && self.trouble.is_none()
+        self.snapshot.is_none() && self.error.is_none()
     }
 }
 
 /// What went wrong with Kafka, in the broker's words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub struct Trouble {
+pub struct ReadError {
     /// A word of `conditions::reason`.
     pub reason: &'static str,
     /// One sentence.
@@ -39,12 +44,12 @@ pub struct Trouble {
 }
 
 /// Called when there is a new reading.
-pub type Bell = Arc<dyn Fn() + Send + Sync>;
+pub type OnReading = Arc<dyn Fn() + Send + Sync>;
 
 /// Where groups are read: the readers, or a test.
 pub trait Kafka: Send + Sync {
     /// Follows a consumer's topics and group until the answer is dropped.
-    fn follow(&self, what: &KafkaConfig, bell: Bell) -> Arc<dyn Group>;
+    fn follow(&self, what: &KafkaConfig, bell: OnReading) -> Arc<dyn Group>;
 }
 
 /// One consumer's topics and group.
@@ -56,5 +61,5 @@ pub trait Group: Send + Sync {
     fn with_members(&self, wanted: bool);
 
     /// Commits offsets while the group has no members.
-    fn commit(&self, offsets: Vec<(TopicPartition, i64)>) -> BoxFuture<'_, Result<(), Trouble>>;
+    fn commit(&self, offsets: Vec<(TopicPartition, i64)>) -> BoxFuture<'_, Result<(), ReadError>>;
 }

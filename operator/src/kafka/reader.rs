@@ -15,14 +15,14 @@ use rdkafka::types::RDKafkaErrorCode;
 use sluice_crds::{conditions::reason, kafkaconsumer::kafka::GroupProtocol};
 
 use super::{
-    admin::{Admin, Answer, Failure, Which},
+    admin::{Admin, Answer, Failure, OffsetSpec},
     brokers::{Brokers, Search},
     following::{Command, Commit, Following},
     pace::Pace,
     requests::{Question, Requests},
     round::{self, GroupState, TopicState},
 };
-use crate::kafka::port::Trouble;
+use crate::kafka::port::ReadError;
 
 /// What a request may take.
 const REQUEST: Duration = Duration::from_secs(3);
@@ -31,24 +31,24 @@ const FORGOTTEN: Duration = Duration::from_secs(10);
 /// Who the brokers are is asked again at most this often.
 const BROKERS: Duration = Duration::from_secs(5);
 /// Topics, log starts and quiet groups are read this often.
-const SELDOM: Duration = Duration::from_secs(10);
+const SLOW_REFRESH: Duration = Duration::from_secs(10);
 /// Topics of which something is not known, or of which a leader does not answer, are described this often.
-const RESTLESS: Duration = Duration::from_secs(2);
+const TOPIC_RETRY: Duration = Duration::from_secs(2);
 /// Commands are looked for this often while answers are awaited.
-const GLANCE: Duration = Duration::from_millis(20);
+const COMMAND_POLL: Duration = Duration::from_millis(20);
 /// The setting that tells what `protocol: Auto` means.
 const HEARTBEAT: &str = "group.consumer.heartbeat.interval.ms";
 
 /// What is asked of one leader.
 #[derive(Default)]
-struct Led {
+struct LeaderQueries {
     starts: Vec<(Arc<str>, i32)>,
     committed_ends: Vec<(Arc<str>, i32)>,
     ends: Vec<(Arc<str>, i32)>,
 }
 
 /// What the thread was woken by.
-enum Woken {
+enum Wakeup {
     Command(Command),
     Answer(u64, Result<Answer, Failure>),
     Time,
@@ -73,7 +73,7 @@ pub struct Reader {
     brokers: Brokers,
     brokers_at: Option<Instant>,
     /// Who is asked for topics.
-    teller: Search,
+    metadata_broker: Search,
     topics_at: Option<Instant>,
     /// Why the topics could not be described the last time.
     topics_failed: Option<Failure>,
@@ -107,7 +107,7 @@ impl Reader {
             pace: Pace::default(),
             brokers: Brokers::default(),
             brokers_at: None,
-            teller: Search::default(),
+            metadata_broker: Search::default(),
             topics_at: None,
             topics_failed: None,
             starts_at: None,
@@ -135,37 +135,39 @@ impl Reader {
                 }
             };
             match self.wait(until) {
-                Woken::Command(Command::Follow(group)) => {
+                Wakeup::Command(Command::Follow(group)) => {
                     self.groups.push(group);
                     self.topics_at = None;
                     // It should not wait for a whole interval, and several that come at once share the round.
                     self.next = self.next.min(now + Duration::from_millis(50));
                 }
-                Woken::Command(Command::Commit(commit)) => self.commit(commit),
-                Woken::Answer(tag, answer) => self.answered(tag, answer),
-                Woken::Time => {}
-                Woken::Dropped => return,
+                Wakeup::Command(Command::Commit(commit)) => self.commit(commit),
+                Wakeup::Answer(tag, answer) => self.answered(tag, answer),
+                Wakeup::Time => {}
+                Wakeup::Dropped => return,
             }
         }
     }
 
     /// Waits for an answer or a command until `until`.
-    fn wait(&self, until: Instant) -> Woken {
+    fn wait(&self, until: Instant) -> Wakeup {
         let left = until.saturating_duration_since(Instant::now());
         if self.requests.is_empty() {
             return match self.inbox.recv_timeout(left) {
-                Ok(command) => Woken::Command(command),
-                Err(mpsc::RecvTimeoutError::Timeout) => Woken::Time,
-                Err(mpsc::RecvTimeoutError::Disconnected) => Woken::Dropped,
+                Ok(command) => Wakeup::Command(command),
+                Err(mpsc::RecvTimeoutError::Timeout) => Wakeup::Time,
+                Err(mpsc::RecvTimeoutError::Disconnected) => Wakeup::Dropped,
             };
         }
         match self.inbox.try_recv() {
-            Ok(command) => Woken::Command(command),
-            Err(mpsc::TryRecvError::Disconnected) => Woken::Dropped,
-            Err(mpsc::TryRecvError::Empty) => match self.admin.poll(HEARTBEAT, left.min(GLANCE)) {
-                Some((tag, answer)) => Woken::Answer(tag, answer),
-                None => Woken::Time,
-            },
+            Ok(command) => Wakeup::Command(command),
+            Err(mpsc::TryRecvError::Disconnected) => Wakeup::Dropped,
+            Err(mpsc::TryRecvError::Empty) => {
+                match self.admin.poll(HEARTBEAT, left.min(COMMAND_POLL)) {
+                    Some((tag, answer)) => Wakeup::Answer(tag, answer),
+                    None => Wakeup::Time,
+                }
+            }
         }
     }
 
@@ -187,19 +189,21 @@ impl Reader {
         }
         self.cluster_id = self.cluster_id.take().or_else(|| self.admin.cluster_id());
         self.find_brokers();
-        let Some(teller) = self.teller.broker(&self.brokers) else { return };
+        let Some(metadata_broker) = self.metadata_broker.broker(&self.brokers) else { return };
         let unknown = wanted
             .iter()
             .any(|name| self.topics.get(*name).is_none_or(|topic| topic.partitions.is_err()));
-        let often = if unknown || self.leader_failed { RESTLESS } else { SELDOM };
+        let often = if unknown || self.leader_failed { TOPIC_RETRY } else { SLOW_REFRESH };
         if self.topics_at.is_none_or(|at| at.elapsed() >= often) {
             let names: Vec<&str> = wanted.iter().copied().collect();
             self.ask(Question::Topics, |admin, tag| {
-                admin.describe_topics(&names, teller, tag, REQUEST)
+                admin.describe_topics(&names, metadata_broker, tag, REQUEST)
             });
         }
         if self.protocol.is_none() {
-            self.ask(Question::Setting, |admin, tag| admin.broker_settings(teller, tag, REQUEST));
+            self.ask(Question::Setting, |admin, tag| {
+                admin.broker_settings(metadata_broker, tag, REQUEST)
+            });
         }
         self.ask_what_is_known(&groups);
     }
@@ -232,14 +236,15 @@ impl Reader {
 
     /// Asks for all of the partitions that are known, as far as that is due and was not asked in this round.
     fn ask_what_is_known(&mut self, groups: &[Arc<Following>]) {
-        let below_start = self.states.values().any(|state| state.is_below_start);
-        let starts_due = below_start || self.starts_at.is_none_or(|at| at.elapsed() >= SELDOM);
+        let below_start = self.states.values().any(|state| state.has_expired_offset);
+        let starts_due =
+            below_start || self.starts_at.is_none_or(|at| at.elapsed() >= SLOW_REFRESH);
         let topics_of = |committed| -> HashSet<&str> {
             let those = groups.iter().filter(|group| group.committed_only() == committed);
             those.flat_map(|group| group.what().topics.iter().map(String::as_str)).collect()
         };
         let (committed, uncommitted) = (topics_of(true), topics_of(false));
-        let mut leaders: BTreeMap<i32, Led> = BTreeMap::new();
+        let mut leaders: BTreeMap<i32, LeaderQueries> = BTreeMap::new();
         for (name, topic) in &self.topics {
             let (committed, uncommitted) =
                 (committed.contains(name.as_str()), uncommitted.contains(name.as_str()));
@@ -261,10 +266,11 @@ impl Reader {
         if starts_due {
             self.starts_at = Some(Instant::now());
         }
-        for (leader, Led { starts, committed_ends, ends }) in leaders {
-            let (before, after) = (Which::End { committed: true }, Which::End { committed: false });
+        for (leader, LeaderQueries { starts, committed_ends, ends }) in leaders {
+            let (before, after) =
+                (OffsetSpec::End { committed: true }, OffsetSpec::End { committed: false });
             for (question, which, partitions) in [
-                (Question::Starts { leader }, Which::Start, starts),
+                (Question::Starts { leader }, OffsetSpec::Start, starts),
                 (Question::Ends { leader, committed: true }, before, committed_ends),
                 (Question::Ends { leader, committed: false }, after, ends),
             ] {
@@ -285,7 +291,7 @@ impl Reader {
         let (group, what) = (following.id(), following.what());
         let state = self.states.entry(group).or_default();
         let (offsets_due, members_due) =
-            (state.is_due(SELDOM), state.members_are_due() && following.members_wanted());
+            (state.is_due(SLOW_REFRESH), state.members_are_due() && following.members_wanted());
         let Some(broker) = state.coordinator.broker(&self.brokers) else { return };
         if offsets_due {
             let known = what.topics.iter().filter_map(|name| self.topics.get(name));
@@ -360,7 +366,7 @@ impl Reader {
             (Question::Topics, Ok(Answer::Topics(topics))) => {
                 (self.topics_at, self.topics_failed, self.leader_failed) =
                     (Some(Instant::now()), None, false);
-                self.teller.again();
+                self.metadata_broker.again();
                 for topic in topics {
                     if let Ok((_, leaders)) = &topic.described {
                         self.brokers.add(leaders.iter().copied());
@@ -373,10 +379,10 @@ impl Reader {
                 }
             }
             (Question::Topics, Err(failure)) => {
-                if let Some(asked) = self.teller.broker(&self.brokers)
-                    && !self.teller.refused(asked, &self.brokers)
+                if let Some(asked) = self.metadata_broker.broker(&self.brokers)
+                    && !self.metadata_broker.refused(asked, &self.brokers)
                 {
-                    self.teller.again();
+                    self.metadata_broker.again();
                     self.brokers_wanted = true;
                 }
                 self.topics_failed = Some(failure);
@@ -440,7 +446,7 @@ impl Reader {
             self.brokers_wanted = true;
         }
         if !is_another || !more && state.failed.is_none() {
-            state.failed = Some(round::offsets_trouble(&self.addresses, failure));
+            state.failed = Some(round::offsets_error(&self.addresses, failure));
         }
         let mut followed = self.groups.iter().filter_map(Weak::upgrade);
         if is_another
@@ -455,7 +461,7 @@ impl Reader {
     fn publish(&mut self, following: &Following) {
         let state = self.states.entry(following.id()).or_default();
         let topics = &following.what().topics;
-        let (snapshot, trouble) = round::snapshot(
+        let (snapshot, error) = round::snapshot(
             &self.addresses,
             topics,
             &self.topics,
@@ -464,18 +470,21 @@ impl Reader {
         );
         let unknown = || topics.iter().any(|name| !self.topics.contains_key(name));
         let undescribed = self.topics_failed.as_ref().filter(|_| unknown());
-        let trouble =
-            trouble.or_else(|| undescribed.map(|failure| round::trouble(&self.addresses, failure)));
-        let trouble = trouble.map(|trouble| match self.admin.connection_error() {
-            Some(words) if trouble.reason == reason::UNREACHABLE => {
+        let error = error
+            .or_else(|| undescribed.map(|failure| round::read_error(&self.addresses, failure)));
+        let error = error.map(|error| match self.admin.connection_error() {
+            Some(words) if error.reason == reason::UNREACHABLE => {
                 round::unreachable(&self.addresses, &words)
             }
-            _ => trouble,
+            _ => error,
         });
+        let (now, interval) = (Timestamp::now().as_millisecond(), self.pace.interval());
         following.publish(|reading| {
             // An older one is still what is known; it says itself how old it is.
             reading.snapshot = snapshot.map(Arc::new).or_else(|| reading.snapshot.take());
-            reading.trouble = trouble;
+            reading.error = error;
+            reading.read_at = Some(now);
+            reading.interval = Some(interval);
             reading.cluster_id.clone_from(&self.cluster_id);
             reading.protocol = self.protocol;
             reading.topic_ids = topics
@@ -491,14 +500,15 @@ impl Reader {
         let group = &commit.following.what().group_id;
         let state = self.states.entry(commit.following.id()).or_default();
         let Some(broker) = state.coordinator.broker(&self.brokers) else {
-            let _ = commit.answer.send(Err(round::trouble(&self.addresses, &self.no_connection())));
+            let _ =
+                commit.answer.send(Err(round::read_error(&self.addresses, &self.no_connection())));
             return;
         };
         let tag = self.requests.commit(commit.following.id(), commit.answer);
         self.admin.alter_group_offsets(group, &list, broker, tag, REQUEST);
     }
 
-    fn committed(&self, answer: Result<Answer, Failure>) -> Result<(), Trouble> {
+    fn committed(&self, answer: Result<Answer, Failure>) -> Result<(), ReadError> {
         let failure = match answer {
             Ok(Answer::Offsets(done)) => done.into_iter().find_map(|offset| offset.failure),
             Ok(_) => Some(Failure {
@@ -507,25 +517,25 @@ impl Reader {
             }),
             Err(failure) => Some(failure),
         };
-        failure.map_or(Ok(()), |failure| Err(round::trouble(&self.addresses, &failure)))
+        failure.map_or(Ok(()), |failure| Err(round::read_error(&self.addresses, &failure)))
     }
 }
 
 /// librdkafka did not take the addresses: every group is told, until there are other ones.
 fn refuse(addresses: &str, words: &str, inbox: &mpsc::Receiver<Command>) {
     while let Ok(command) = inbox.recv() {
-        let trouble = Trouble {
+        let error = ReadError {
             reason: reason::UNREACHABLE,
             message: format!("{addresses} cannot be used: {words}"),
         };
         match command {
             Command::Follow(group) => {
                 if let Some(following) = group.upgrade() {
-                    following.publish(|reading| reading.trouble = Some(trouble));
+                    following.publish(|reading| reading.error = Some(error));
                 }
             }
             Command::Commit(commit) => {
-                let _ = commit.answer.send(Err(trouble));
+                let _ = commit.answer.send(Err(error));
             }
         }
     }

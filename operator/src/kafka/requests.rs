@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::kafka::port::Trouble;
+use crate::kafka::port::ReadError;
 
 /// What a request asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,7 +49,7 @@ pub enum Question {
 
 /// A request that is not answered yet.
 #[derive(Debug)]
-pub struct Open {
+pub struct InFlight {
     /// What it asks.
     pub question: Question,
     /// When.
@@ -57,14 +57,14 @@ pub struct Open {
     /// The round that asked it.
     pub round: u64,
     /// Who waits for the end of a commit.
-    pub waiting: Option<oneshot::Sender<Result<(), Trouble>>>,
+    pub waiting: Option<oneshot::Sender<Result<(), ReadError>>>,
 }
 
 /// All requests that are not answered yet. A tag is never used twice, so that a late answer is that to its own question.
 #[derive(Debug, Default)]
 pub struct Requests {
     tag: u64,
-    open: HashMap<u64, Open>,
+    open: HashMap<u64, InFlight>,
     questions: HashSet<Question>,
     round: u64,
     /// How many of this round's are open.
@@ -93,23 +93,25 @@ impl Requests {
     }
 
     /// The tag for a commit, which is never left out.
-    pub fn commit(&mut self, group: u64, waiting: oneshot::Sender<Result<(), Trouble>>) -> u64 {
+    pub fn commit(&mut self, group: u64, waiting: oneshot::Sender<Result<(), ReadError>>) -> u64 {
         self.open(Question::Commit { group }, Some(waiting))
     }
 
     fn open(
         &mut self,
         question: Question,
-        waiting: Option<oneshot::Sender<Result<(), Trouble>>>,
+        waiting: Option<oneshot::Sender<Result<(), ReadError>>>,
     ) -> u64 {
         self.tag += 1;
-        self.open
-            .insert(self.tag, Open { question, asked: Instant::now(), round: self.round, waiting });
+        self.open.insert(
+            self.tag,
+            InFlight { question, asked: Instant::now(), round: self.round, waiting },
+        );
         self.tag
     }
 
     /// The request that is answered; `None` if it was given up.
-    pub fn answered(&mut self, tag: u64) -> Option<Open> {
+    pub fn answered(&mut self, tag: u64) -> Option<InFlight> {
         let open = self.open.remove(&tag)?;
         if open.waiting.is_none() {
             self.questions.remove(&open.question);
@@ -119,7 +121,7 @@ impl Requests {
     }
 
     /// Whether this round has asked it.
-    pub fn is_of_this_round(&self, open: &Open) -> bool {
+    pub fn is_of_this_round(&self, open: &InFlight) -> bool {
         open.round == self.round
     }
 

@@ -18,7 +18,7 @@ use super::{
     admin::{self, Failure, GroupDescription, PartitionOffset},
     brokers::Search,
 };
-use crate::kafka::port::Trouble;
+use crate::kafka::port::ReadError;
 
 /// A topic, as far as it is known.
 #[derive(Clone, Debug)]
@@ -161,13 +161,13 @@ pub struct GroupState {
     /// Whether it has arrivals or lag: then its offsets are read every round.
     active: bool,
     /// Whether a committed offset is below what was taken for the log's start: the start is then read anew.
-    pub is_below_start: bool,
+    pub has_expired_offset: bool,
     /// When its members were last read.
     members_at: Option<Instant>,
     /// Who coordinates it.
     pub coordinator: Search,
     /// Why its offsets could not be read.
-    pub failed: Option<Trouble>,
+    pub failed: Option<ReadError>,
     offsets: HashMap<(String, i32), Commit>,
     offsets_at: Millis,
     members: Option<Group>,
@@ -248,7 +248,7 @@ pub fn snapshot(
     topics: &BTreeMap<String, TopicState>,
     group: &mut GroupState,
     committed_only: bool,
-) -> (Option<Snapshot>, Option<Trouble>) {
+) -> (Option<Snapshot>, Option<ReadError>) {
     let mut partitions = Vec::new();
     let mut silent = Vec::new();
     for name in names {
@@ -274,8 +274,8 @@ pub fn snapshot(
                 }
             }
             Err(failure) => {
-                let trouble = failure.as_ref().map(|failure| topic_trouble(name, failure));
-                return (None, trouble);
+                let error = failure.as_ref().map(|failure| topic_error(name, failure));
+                return (None, error);
             }
         }
     }
@@ -283,30 +283,29 @@ pub fn snapshot(
     let ends: i64 = partitions.iter().filter_map(|p| p.end).sum();
     let lag = partitions.iter().any(|p| p.lag() != Some(0));
     let below = |p: &Partition| matches!((p.committed, p.start), (Committed::At(offset), Some(start)) if offset < start);
-    group.is_below_start = partitions.iter().any(below);
+    group.has_expired_offset = partitions.iter().any(below);
     group.active = lag || ends != group.ends;
     group.ends = ends;
-    let trouble =
-        ends_trouble(addresses, &silent, partitions.len()).or_else(|| group.failed.clone());
+    let error = ends_error(addresses, &silent, partitions.len()).or_else(|| group.failed.clone());
     let at = partitions.iter().map(|p| p.end_at).max().unwrap_or(0);
-    ((at != 0).then(|| Snapshot { at, partitions, group: group.members.clone() }), trouble)
+    ((at != 0).then(|| Snapshot { at, partitions, group: group.members.clone() }), error)
 }
 
 /// What is wrong where the ends of some partitions, or of `all`, could not be read.
-fn ends_trouble(
+fn ends_error(
     addresses: &str,
     silent: &[(TopicPartition, &Failure)],
     all: usize,
-) -> Option<Trouble> {
+) -> Option<ReadError> {
     let (first, failure) = silent.first()?;
     if silent.len() == all {
-        return Some(trouble(addresses, failure));
+        return Some(read_error(addresses, failure));
     }
     let first = format!("{}-{}", first.topic, first.partition);
     let which = if silent.len() == 1 { first } else { format!("{first} and others") };
     let message =
         format!("{} of {all} partitions could not be read ({which}): {failure}", silent.len());
-    Some(Trouble { reason: reason::PARTLY_KNOWN, message })
+    Some(ReadError { reason: reason::PARTLY_KNOWN, message })
 }
 
 /// What `Auto` means on a broker with this group heartbeat interval (none: it does not know the consumer protocol).
@@ -335,15 +334,15 @@ pub fn is_transport(failure: &Failure) -> bool {
 }
 
 /// Nobody answers, as a condition says it.
-pub fn unreachable(addresses: &str, words: &str) -> Trouble {
-    Trouble {
+pub fn unreachable(addresses: &str, words: &str) -> ReadError {
+    ReadError {
         reason: reason::UNREACHABLE,
         message: format!("no broker of {addresses} answers: {words}"),
     }
 }
 
 /// A failed request as a condition says it.
-pub fn trouble(addresses: &str, failure: &Failure) -> Trouble {
+pub fn read_error(addresses: &str, failure: &Failure) -> ReadError {
     use RDKafkaErrorCode as Code;
     if is_transport(failure) {
         return unreachable(addresses, &failure.words);
@@ -356,19 +355,19 @@ pub fn trouble(addresses: &str, failure: &Failure) -> Trouble {
         | Code::Authentication => reason::ACCESS_DENIED,
         _ => reason::BROKER_ERROR,
     };
-    Trouble { reason, message: format!("Kafka at {addresses} says: {failure}") }
+    ReadError { reason, message: format!("Kafka at {addresses} says: {failure}") }
 }
 
 /// Committed offsets that could not be read, as a condition says it.
-pub fn offsets_trouble(addresses: &str, failure: &Failure) -> Trouble {
+pub fn offsets_error(addresses: &str, failure: &Failure) -> ReadError {
     let words = format!("the committed offsets could not be read: {failure}");
     if is_transport(failure) || failure.code == RDKafkaErrorCode::NotCoordinator {
-        return Trouble { reason: reason::PARTLY_KNOWN, message: words };
+        return ReadError { reason: reason::PARTLY_KNOWN, message: words };
     }
-    trouble(addresses, &Failure { words, ..failure.clone() })
+    read_error(addresses, &Failure { words, ..failure.clone() })
 }
 
-fn topic_trouble(name: &str, failure: &Failure) -> Trouble {
+fn topic_error(name: &str, failure: &Failure) -> ReadError {
     use RDKafkaErrorCode as Code;
     let (reason, message) = match failure.code {
         Code::UnknownTopicOrPartition | Code::UnknownTopic => (
@@ -380,5 +379,5 @@ fn topic_trouble(name: &str, failure: &Failure) -> Trouble {
         }
         _ => (reason::BROKER_ERROR, format!("Kafka says of the topic {name}: {failure}")),
     };
-    Trouble { reason, message }
+    ReadError { reason, message }
 }

@@ -11,7 +11,7 @@ use crate::{
     },
     control::health::Health,
     identity::Identity,
-    kafka::port::{Bell, Kafka},
+    kafka::port::{Kafka, OnReading},
     metrics::Metrics,
     pass::claims::Groups,
 };
@@ -46,7 +46,7 @@ pub struct Context {
 
 impl Context {
     /// What rings when a consumer has a new reading: it asks for a pass.
-    pub fn bell(&self, id: &Identity) -> Bell {
+    pub fn bell(&self, id: &Identity) -> OnReading {
         let (wake, object) = (self.wake.clone(), ObjectRef::new(&id.name).within(&id.namespace));
         // A controller that has stopped needs no pass.
         Arc::new(move || drop(wake.unbounded_send(object.clone())))

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::{
     cluster::written::Writes,
-    kafka::port::{Bell, Group, Kafka, Reading},
+    kafka::port::{Group, Kafka, OnReading, Reading},
     pass::{offsets, validate::Rules},
 };
 
@@ -55,7 +55,7 @@ impl Memory {
         &mut self,
         what: &KafkaConfig,
         kafka: &dyn Kafka,
-        bell: impl FnOnce() -> Bell,
+        bell: impl FnOnce() -> OnReading,
     ) -> Arc<dyn Group> {
         // The pods' own settings are no business of the readers'.
         let what = KafkaConfig {

@@ -219,7 +219,7 @@ async fn begin(
         }
     }
     if open.protocol.is_none() && open.waits.is_none() {
-        open.waits = Some(match &reading.trouble {
+        open.waits = Some(match &reading.error {
             Some(trouble) => Verdict::no(trouble.reason, trouble.message.clone()),
             None => Verdict::no(reason::PENDING, "the group protocol is not resolved yet"),
         });

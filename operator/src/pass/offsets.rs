@@ -48,7 +48,7 @@ pub fn before_first_pod(
     take_over: bool,
     ours: impl Fn(&str) -> bool,
 ) -> Before {
-    if let Some(trouble) = &reading.trouble {
+    if let Some(trouble) = &reading.error {
         return Before::Wait(trouble.message.clone());
     }
     let Some(snapshot) = &reading.snapshot else {
@@ -334,8 +334,8 @@ mod tests {
         let rows: [(&str, Change); 7] = [
             ("no reading", |r| *r = Reading::default()),
             ("a broker is away", |r| {
-                r.trouble =
-                    Some(crate::kafka::port::Trouble { reason: "x", message: "away".into() })
+                r.error =
+                    Some(crate::kafka::port::ReadError { reason: "x", message: "away".into() })
             }),
             ("members not read", |r| change(r, |s| s.group = None)),
             ("members of a while ago", |r| change(r, |s| s.group.as_mut().unwrap().at = 1_000)),

@@ -42,7 +42,7 @@ pub async fn prepare(
     ) {
         Before::Go => Start::Go(Vec::new()),
         Before::Foreign(members) => Start::Conflict(Conflict::Foreign(members)),
-        Before::Wait(missing) => match &reading.trouble {
+        Before::Wait(missing) => match &reading.error {
             Some(trouble) => Start::Wait(Verdict::no(trouble.reason, trouble.message.clone())),
             None => {
                 Start::Wait(Verdict::no(reason::PENDING, format!("the first pod waits: {missing}")))

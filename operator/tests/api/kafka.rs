@@ -7,13 +7,13 @@ use std::{
 
 use futures::future::BoxFuture;
 use sluice_crds::{config::KafkaConfig, kafkaconsumer::kafka::GroupProtocol};
-use sluice_operator::kafka::port::{Bell, Group, Kafka, Reading, Trouble};
+use sluice_operator::kafka::port::{Group, Kafka, OnReading, ReadError, Reading};
 use sluice_planner::snapshot::{self as s, Committed, GroupState, Snapshot, TopicPartition};
 
 #[derive(Default)]
 struct State {
     reading: Reading,
-    bells: Vec<(String, Bell)>,
+    bells: Vec<(String, OnReading)>,
     commits: Vec<(String, i32, i64)>,
 }
 
@@ -78,17 +78,18 @@ pub fn reading(partitions: i32) -> Reading {
             partitions: (0..partitions).map(partition).collect(),
             group: Some(s::Group { at: 0, state: GroupState::Empty, members: Vec::new() }),
         })),
-        trouble: None,
+        error: None,
         cluster_id: Some("cluster".to_owned()),
         topic_ids: BTreeMap::from([("orders".to_owned(), "id-1".to_owned())]),
         protocol: Some(GroupProtocol::Classic),
+        ..Reading::default()
     }
 }
 
 struct FakeGroup(FakeKafka, String);
 
 impl Kafka for FakeKafka {
-    fn follow(&self, what: &KafkaConfig, bell: Bell) -> Arc<dyn Group> {
+    fn follow(&self, what: &KafkaConfig, bell: OnReading) -> Arc<dyn Group> {
         self.0.lock().unwrap().bells.push((what.group_id.clone(), bell));
         Arc::new(FakeGroup(self.clone(), what.group_id.clone()))
     }
@@ -101,7 +102,7 @@ impl Group for FakeGroup {
 
     fn with_members(&self, _: bool) {}
 
-    fn commit(&self, offsets: Vec<(TopicPartition, i64)>) -> BoxFuture<'_, Result<(), Trouble>> {
+    fn commit(&self, offsets: Vec<(TopicPartition, i64)>) -> BoxFuture<'_, Result<(), ReadError>> {
         let mut state = self.0.0.lock().unwrap();
         for (id, offset) in &offsets {
             state.commits.push((id.topic.to_string(), id.partition, *offset));

@@ -12,7 +12,7 @@ use clap::Parser;
 use kafka::FakeKafka;
 use serde_json::{Value, json};
 use server::{Call, Fault, Server};
-use sluice_operator::{args::Args, control::run, kafka::port::Trouble};
+use sluice_operator::{args::Args, control::run, kafka::port::ReadError};
 use sluice_planner::snapshot::{Committed, Member};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -611,10 +611,10 @@ async fn one_that_is_being_deleted_is_left_to_the_garbage_collector() {
 async fn no_pods_because_nothing_is_known_is_not_ready() {
     let (server, kafka) = (Server::new(), FakeKafka::new(4));
     let trouble =
-        Trouble { reason: "UnknownTopic", message: "the topic orders does not exist".to_owned() };
+        ReadError { reason: "UnknownTopic", message: "the topic orders does not exist".to_owned() };
     kafka.set(|reading| {
         reading.snapshot = None;
-        reading.trouble = Some(trouble);
+        reading.error = Some(trouble);
     });
     let _operator = start(&server, &kafka);
     let mut auto = consumer("orders", 0);

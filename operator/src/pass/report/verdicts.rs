@@ -76,7 +76,7 @@ fn ready(
     let known = course.planned.as_ref().is_some_and(|p| p.known);
     if course.replicas.unwrap_or(0) == 0 && !known && v.replicas != Replicas::Suspended {
         let before = Verdict::of(&seen.status().conditions, READY).filter(|_| reading.is_empty());
-        return match &reading.trouble {
+        return match &reading.error {
             Some(trouble) => Verdict::no(trouble.reason, trouble.message.clone()),
             None => before.unwrap_or_else(|| {
                 Verdict::no(reason::LAG_UNKNOWN, "the first pod waits until the lag is known")
@@ -106,7 +106,7 @@ fn ready(
 }
 
 fn kafka_reachable(reading: &Reading) -> Verdict {
-    match (&reading.trouble, &reading.snapshot) {
+    match (&reading.error, &reading.snapshot) {
         (Some(trouble), _) => Verdict::no(trouble.reason, trouble.message.clone()),
         (None, None) => Verdict::pending("the first reading is on its way"),
         (None, Some(snapshot)) => {
