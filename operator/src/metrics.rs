@@ -36,6 +36,12 @@ struct Kind {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Watched {
+    namespace: String,
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Scaling {
     direction: &'static str,
     reason: String,
@@ -80,6 +86,7 @@ pub struct Metrics {
     duration: Histogram,
     errors: Family<Reason, Counter>,
     watch_errors: Family<Kind, Counter>,
+    watch_up: Family<Watched, Gauge>,
     writes: Family<Kind, Counter>,
     backoff: Gauge,
     scalings: Family<Scaling, Counter>,
@@ -103,6 +110,7 @@ impl Default for Metrics {
             duration,
             errors: Family::default(),
             watch_errors: Family::default(),
+            watch_up: Family::default(),
             writes: Family::default(),
             backoff: Gauge::default(),
             scalings: Family::default(),
@@ -133,6 +141,11 @@ impl Default for Metrics {
             "watch_errors",
             "Watches that failed and were begun again, by kind",
             metrics.watch_errors.clone(),
+        );
+        r.register(
+            "watch_up",
+            "1 while the watch of this kind runs; the namespace is empty where all are watched",
+            metrics.watch_up.clone(),
         );
         r.register(
             "writes",
@@ -199,6 +212,12 @@ impl Metrics {
     /// A watch failed.
     pub fn watch_error(&self, kind: &'static str) {
         self.watch_errors.get_or_create(&Kind { kind }).inc();
+    }
+
+    /// Whether a watch runs.
+    pub fn watch_up(&self, namespace: &str, kind: &'static str, up: bool) {
+        let labels = Watched { namespace: namespace.to_owned(), kind };
+        self.watch_up.get_or_create(&labels).set(i64::from(up));
     }
 
     /// Something was written.

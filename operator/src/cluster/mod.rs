@@ -5,4 +5,5 @@ pub mod apply;
 pub mod children;
 pub mod events;
 pub mod watch;
+pub mod watches;
 pub mod written;

@@ -2,13 +2,13 @@
 //! read (a pass makes no read of its own in a steady state) and asks for a pass when something changed.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     convert::Infallible,
     fmt::Debug,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use futures::{Stream, StreamExt, channel::mpsc, stream::BoxStream};
+use futures::{FutureExt, Stream, StreamExt, channel::mpsc, stream::BoxStream};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -28,8 +28,8 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use sluice_crds::{KafkaConsumer, labels};
-use tokio_util::sync::CancellationToken;
 
+use super::watches::{Watch, Watches};
 use crate::metrics::Metrics;
 
 /// A consumer as it is watched: one that cannot be read does not stop the others.
@@ -50,8 +50,8 @@ pub struct Stores {
     pub config_maps: Store<ConfigMap>,
     /// Their pods, by consumer.
     pub pods: Arc<Pods>,
-    /// Set when a watch has its first list.
-    listed: [CancellationToken; 4],
+    /// The four watches that fill them.
+    watches: [Arc<Watch>; 4],
 }
 
 /// One scope: its stores, its stream of requests, and the way to ask for more.
@@ -65,7 +65,12 @@ pub struct Scope {
 }
 
 /// Starts to watch a namespace, or all of them.
-pub fn scope(client: &Client, namespace: Option<&str>, metrics: &Arc<Metrics>) -> Scope {
+pub fn scope(
+    client: &Client,
+    namespace: Option<&str>,
+    watches: &Watches,
+    metrics: &Arc<Metrics>,
+) -> Scope {
     let ours = watcher::Config::default().labels(&format!(
         "{}={}",
         labels::MANAGED_BY,
@@ -90,23 +95,20 @@ pub fn scope(client: &Client, namespace: Option<&str>, metrics: &Arc<Metrics>) -
             index.see(event);
         }
     };
-    let listed: [CancellationToken; 4] = Default::default();
-    let [a, b, c, d] = listed.clone();
+    let watch = |kind| watches.add(namespace, kind);
+    let watches = ["KafkaConsumer", "Deployment", "ConfigMap", "Pod"].map(watch);
+    let [a, b, c, d] = watches.clone();
     let requests = futures::stream::select_all([
-        requests(
-            "KafkaConsumer",
-            metrics,
-            consumer_events.modify(strip).reflect(consumer_writer),
-            a,
-            |c| Some(ObjectRef::from_obj(c)),
-        ),
-        requests("Deployment", metrics, deployment_events.reflect(deployment_writer), b, owner),
-        requests("ConfigMap", metrics, config_map_events.reflect(config_map_writer), c, owner),
-        requests("Pod", metrics, pod_events.modify(slim).inspect(see), d, owner),
+        requests(a, metrics, consumer_events.modify(strip).reflect(consumer_writer), |c| {
+            Some(ObjectRef::from_obj(c))
+        }),
+        requests(b, metrics, deployment_events.reflect(deployment_writer), owner),
+        requests(c, metrics, config_map_events.reflect(config_map_writer), owner),
+        requests(d, metrics, pod_events.modify(slim).inspect(see), owner),
         woken.map(|object| Ok(request(object, "a new reading"))).boxed(),
     ]);
     Scope {
-        stores: Stores { consumers, deployments, config_maps, pods, listed },
+        stores: Stores { consumers, deployments, config_maps, pods, watches },
         requests: requests.boxed(),
         wake,
     }
@@ -118,9 +120,15 @@ impl Stores {
     /// Not by the stores' own `wait_until_ready`: of two tasks that wait for one store kube 5.0.0 wakes only the last, and
     /// the controller waits for the consumers too.
     pub async fn ready(&self) {
-        for listed in &self.listed {
-            listed.cancelled().await;
+        for watch in &self.watches {
+            watch.listed().await;
         }
+    }
+
+    /// Waits until the API server has answered one of the watches with an error.
+    pub async fn refused(&self) {
+        let refused = self.watches.iter().map(|watch| watch.refused().boxed());
+        futures::future::select_all(refused).await;
     }
 }
 
@@ -135,38 +143,83 @@ where
 }
 
 /// Turns a watch into requests: each object that was touched, deletions too, asks for a pass over its consumer, which finds
-/// what is gone and drops what it kept of it. Errors are counted and logged, and the watch goes on after its backoff.
+/// what is gone and drops what it kept of it. Errors are counted, and the watch goes on after its backoff.
 fn requests<K, S>(
-    kind: &'static str,
+    watch: Arc<Watch>,
     metrics: &Arc<Metrics>,
     events: S,
-    listed: CancellationToken,
-    owner: impl Fn(&K) -> Option<ObjectRef<Guarded>> + Send + 'static,
+    owner: fn(&K) -> Option<ObjectRef<Guarded>>,
 ) -> BoxStream<'static, Request>
 where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
     S: Stream<Item = Result<watcher::Event<K>, watcher::Error>> + Send + 'static,
 {
     let metrics = Arc::clone(metrics);
+    let mut touched = Touched { owner, now: HashMap::new(), next: HashMap::new() };
     events
-        .inspect(move |event| {
-            if matches!(event, Ok(watcher::Event::InitDone)) {
-                listed.cancel();
-            }
-        })
-        .touched_objects()
-        .filter_map(move |object| {
-            let found = match object {
-                Ok(object) => owner(&object).map(|o| Ok(request(o, kind))),
-                Err(error) => {
-                    metrics.watch_error(kind);
-                    tracing::warn!(kind, %error, "a watch failed and is tried again");
-                    None
+        .map(move |event| {
+            watch.see(&event);
+            let consumers = match event {
+                Ok(event) => touched.by(&event),
+                Err(_) => {
+                    metrics.watch_error(watch.kind());
+                    Vec::new()
                 }
             };
-            std::future::ready(found)
+            let kind = watch.kind();
+            futures::stream::iter(consumers.into_iter().map(move |c| Ok(request(c, kind))))
         })
+        .flatten()
         .boxed()
+}
+
+/// Which consumers an event touches.
+///
+/// A list that replaces another says nothing of what vanished in between: what was there before and is no longer is found
+/// here. And the stores take a list in when it is complete: asked for sooner, a pass would not find the new objects.
+struct Touched<K: Resource<DynamicType = ()>> {
+    owner: fn(&K) -> Option<ObjectRef<Guarded>>,
+    now: HashMap<ObjectRef<K>, ObjectRef<Guarded>>,
+    /// The list that is being read.
+    next: HashMap<ObjectRef<K>, ObjectRef<Guarded>>,
+}
+
+impl<K: Resource<DynamicType = ()> + Clone> Touched<K> {
+    fn by(&mut self, event: &watcher::Event<K>) -> Vec<ObjectRef<Guarded>> {
+        match event {
+            watcher::Event::Init => {
+                self.next.clear();
+                Vec::new()
+            }
+            watcher::Event::InitApply(object) => {
+                if let Some(owner) = (self.owner)(object) {
+                    self.next.insert(ObjectRef::from_obj(object), owner);
+                }
+                Vec::new()
+            }
+            watcher::Event::InitDone => {
+                let before = std::mem::replace(&mut self.now, std::mem::take(&mut self.next));
+                let all: HashSet<_> =
+                    before.into_values().chain(self.now.values().cloned()).collect();
+                all.into_iter().collect()
+            }
+            watcher::Event::Apply(object) => {
+                let owner = (self.owner)(object);
+                let key = ObjectRef::from_obj(object);
+                let before = match &owner {
+                    Some(owner) => self.now.insert(key, owner.clone()),
+                    None => self.now.remove(&key),
+                };
+                // An object that another consumer has now is missed by the one that had it.
+                let before = before.filter(|before| owner.as_ref() != Some(before));
+                before.into_iter().chain(owner).collect()
+            }
+            watcher::Event::Delete(object) => {
+                let before = self.now.remove(&ObjectRef::from_obj(object));
+                before.or_else(|| (self.owner)(object)).into_iter().collect()
+            }
+        }
+    }
 }
 
 fn request(object: ObjectRef<Guarded>, why: &str) -> ReconcileRequest<Guarded> {

@@ -1,7 +1,8 @@
 //! `/livez`, `/readyz` and `/metrics`.
 //!
-//! Liveness is about this process alone: a missing definition, an API server or a Kafka that is away are no reason to
-//! restart, since a restart would not bring them back. Readiness says in its body what is still waited for.
+//! Liveness is about this process alone: a missing definition, an API server or a Kafka that is unavailable are no reason
+//! to restart, since a restart would not bring them back. Readiness says in its body what is pending, and what fails though
+//! the operator is ready: one lost namespace must not hang the rollout for all others.
 
 use std::{
     collections::BTreeSet,
@@ -23,15 +24,19 @@ use axum::{
 use tokio::{net::TcpListener, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::watches::Watches;
+
 /// The controller's loop ticks every second; a loop that stood for this long is stuck.
 const STUCK: Duration = Duration::from_secs(60);
 
-/// What is still waited for, and when the controller last showed life.
+/// What is pending, what fails, and when the controller last showed life.
 #[derive(Debug)]
 pub struct Health {
     start: Instant,
     beat: AtomicU64,
     pending: Mutex<BTreeSet<String>>,
+    /// How the watches fare.
+    pub watches: Watches,
 }
 
 impl Default for Health {
@@ -40,6 +45,7 @@ impl Default for Health {
             start: Instant::now(),
             beat: AtomicU64::new(0),
             pending: Mutex::new(BTreeSet::new()),
+            watches: Watches::default(),
         }
     }
 }
@@ -113,7 +119,12 @@ async fn livez(State(served): State<Served>) -> impl IntoResponse {
 async fn readyz(State(served): State<Served>) -> impl IntoResponse {
     let pending = served.health.pending();
     let code = if pending.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, Json(serde_json::json!({ "ready": pending.is_empty(), "pending": pending })))
+    let body = serde_json::json!({
+        "ready": pending.is_empty(),
+        "pending": pending,
+        "watches": served.health.watches.problems(),
+    });
+    (code, Json(body))
 }
 
 async fn render(State(served): State<Served>) -> impl IntoResponse {

@@ -24,7 +24,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use crate::{
     cluster::{
         events::Happening,
-        watch::{Guarded, Scope},
+        watch::{Guarded, Scope, Stores},
     },
     identity::Identity,
     pass::{
@@ -96,29 +96,20 @@ pub async fn run(
     concurrency: u16,
     stop: CancellationToken,
 ) {
-    let stores: Vec<_> = scopes.iter().map(|scope| scope.stores.clone()).collect();
-    let ready = Arc::new(CancellationToken::new());
-    shared.health.wait_for(WATCHES);
-    let (shared_then, all_ready) = (Arc::clone(shared), Arc::clone(&ready));
-    // Passes begin when every watch of every scope has its first list: a pass that did not see a child would make it again.
-    let listing = AbortOnDropHandle::new(tokio::spawn(async move {
-        for stores in stores {
-            stores.ready().await;
-            // All claims are known before the first pass: else the first consumer that is seen would have the group.
-            for consumer in
-                stores.consumers.state().iter().filter_map(|object| object.0.as_ref().ok())
-            {
-                if let Some((group, claim)) = Claim::of(consumer) {
-                    shared_then.groups.claim(&group, claim);
-                }
-            }
-        }
-        shared_then.health.done(WATCHES);
-        all_ready.cancel();
-    }));
+    let gates: Vec<_> = scopes.iter().map(|_| Gate::default()).collect();
+    let opening: Vec<_> = scopes
+        .iter()
+        .zip(&gates)
+        .map(|(scope, gate)| {
+            let (shared, stores) = (Arc::clone(shared), scope.stores.clone());
+            let work = open(shared, stores, gate.clone(), gates.clone());
+            AbortOnDropHandle::new(tokio::spawn(work))
+        })
+        .collect();
     let passes = scopes
         .into_iter()
-        .map(|scope| scope_passes(shared, scope, concurrency, &ready, &stop).boxed());
+        .zip(gates)
+        .map(|(scope, gate)| scope_passes(shared, scope, concurrency, gate.open, &stop).boxed());
     let mut passes = stream::select_all(passes);
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     loop {
@@ -127,16 +118,57 @@ pub async fn run(
             _ = tick.tick() => shared.health.tick(),
         }
     }
-    drop(listing);
+    drop(opening);
 }
 
-const WATCHES: &str = "the first lists of the watches";
+/// What the operator is not ready without: the lists of one scope, and an answer about each of the others.
+pub const WATCHES: &str = "the first lists of the watches";
+/// How long a scope with all its lists waits for those of the others, if nothing is heard of them.
+const OTHERS: Duration = Duration::from_secs(10);
+
+/// The start of one scope's passes.
+#[derive(Clone, Default)]
+struct Gate {
+    /// Its claims to groups are known, or the API server has refused to list its objects.
+    settled: CancellationToken,
+    /// Its passes may begin.
+    open: CancellationToken,
+}
+
+/// Opens the gate of a scope when each of its watches has its first list (a pass that did not see a child would create it
+/// again), and when the claims of the other scopes are known: else the first consumer that is seen would have the group.
+/// A scope that cannot be listed stops no other; its claims are taken when it can.
+async fn open(shared: Arc<Shared>, stores: Stores, gate: Gate, all: Vec<Gate>) {
+    tokio::select! {
+        () = stores.ready() => {}
+        () = stores.refused() => {
+            gate.settled.cancel();
+            stores.ready().await;
+        }
+    }
+    for consumer in stores.consumers.state().iter().filter_map(|object| object.0.as_ref().ok()) {
+        if let Some((group, claim)) = Claim::of(consumer) {
+            shared.groups.claim(&group, claim);
+        }
+    }
+    gate.settled.cancel();
+    let settled = async {
+        for other in &all {
+            other.settled.cancelled().await;
+        }
+    };
+    if tokio::time::timeout(OTHERS, settled).await.is_err() {
+        tracing::warn!("nothing is heard of some namespaces: the others begin without them");
+    }
+    shared.health.done(WATCHES);
+    gate.open.cancel();
+}
 
 fn scope_passes(
     shared: &Arc<Shared>,
     scope: Scope,
     concurrency: u16,
-    ready: &Arc<CancellationToken>,
+    open: CancellationToken,
     stop: &CancellationToken,
 ) -> impl stream::Stream<Item = ()> + Send + use<> {
     let Scope { stores, requests, wake } = scope;
@@ -144,13 +176,22 @@ fn scope_passes(
     let context = Context { shared: Arc::clone(shared), stores, wake };
     let passes = Arc::new(Passes { context, kept: Mutex::default() });
     let found = Arc::clone(&passes);
-    let ready = Arc::clone(ready);
     let config = controller::Config::default().concurrency(concurrency).debounce(DEBOUNCE);
+    // Passes that wait for the gate have not begun: there is nothing to finish.
+    let never_opened = {
+        let (open, stop) = (open.clone(), stop.clone());
+        async move {
+            stop.cancelled().await;
+            if open.is_cancelled() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
     applier(
         move |object, passes| {
-            let ready = Arc::clone(&ready);
+            let open = open.clone();
             Box::pin(async move {
-                ready.cancelled().await;
+                open.cancelled().await;
                 turn(object, passes).await
             })
         },
@@ -160,6 +201,7 @@ fn scope_passes(
         requests.take_until(stop.clone().cancelled_owned()),
         config,
     )
+    .take_until(never_opened)
     .map(move |ended| match ended {
         Ok(_) => {}
         Err(controller::Error::ObjectNotFound(object)) => {

@@ -72,8 +72,13 @@ pub async fn operate(
     let health = Arc::new(Health::default());
     let metrics = Arc::new(Metrics::default());
     health.wait_for(DEFINITION);
-    let served = Arc::clone(&metrics);
-    let router = health::router(Arc::clone(&health), Arc::new(move || served.render()));
+    health.wait_for(queue::WATCHES);
+    let (shown, served) = (Arc::clone(&health), Arc::clone(&metrics));
+    let page = move || {
+        shown.watches.show(&served);
+        served.render()
+    };
+    let router = health::router(Arc::clone(&health), Arc::new(page));
     let server = tokio::spawn(health::serve(args.listen, router, stop.clone()));
     // A port that is taken is found at once; afterwards the server ends only with the operator.
     let server = async {
@@ -101,7 +106,10 @@ pub async fn operate(
         let scopes = args
             .scopes()
             .iter()
-            .map(|namespace| watch::scope(&shared.client, namespace.as_deref(), &shared.metrics))
+            .map(|namespace| {
+                let watches = &shared.health.watches;
+                watch::scope(&shared.client, namespace.as_deref(), watches, &shared.metrics)
+            })
             .collect();
         tokio::select! {
             () = queue::run(&shared, scopes, args.concurrency, stop.clone()) => {}

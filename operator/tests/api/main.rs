@@ -5,8 +5,9 @@
 
 mod kafka;
 mod server;
+mod watches;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Parser;
 use kafka::FakeKafka;
@@ -14,28 +15,53 @@ use serde_json::{Value, json};
 use server::{Call, Fault, Server};
 use sluice_operator::{args::Args, control::run, kafka::port::ReadError};
 use sluice_planner::snapshot::{Committed, Member};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 struct Operator {
     stop: CancellationToken,
     task: AbortOnDropHandle<Result<(), run::Error>>,
+    /// Where it serves.
+    address: SocketAddr,
 }
 
 fn start(server: &Server, kafka: &FakeKafka) -> Operator {
-    let args = Args::try_parse_from([
-        "op",
-        "--listen",
-        "127.0.0.1:0",
-        "--consumer-image",
-        "sluice/consumer:1",
-    ])
-    .unwrap();
+    start_with(server, kafka, &[])
+}
+
+/// Starts an operator with more arguments.
+fn start_with(server: &Server, kafka: &FakeKafka, more: &[&str]) -> Operator {
+    // A port that is free now; the operator binds it again a moment later.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let listen = address.to_string();
+    let fixed = ["op", "--listen", &listen, "--consumer-image", "sluice/consumer:1"];
+    let args = Args::try_parse_from(fixed.iter().chain(more)).unwrap();
     let stop = CancellationToken::new();
     let work = run::operate(args, server.client(), Arc::new(kafka.clone()), stop.clone());
-    Operator { stop, task: AbortOnDropHandle::new(tokio::spawn(work)) }
+    Operator { stop, task: AbortOnDropHandle::new(tokio::spawn(work)), address }
 }
 
 impl Operator {
+    /// Asks the operator's own server, as the kubelet and Prometheus do: the code, and the body.
+    async fn ask(&self, path: &str) -> (u16, String) {
+        let mut stream = loop {
+            // It binds in a task of its own.
+            match TcpStream::connect(self.address).await {
+                Ok(stream) => break stream,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        };
+        let request = format!("GET {path} HTTP/1.1\r\nHost: op\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
     async fn stop(self) {
         self.stop.cancel();
         tokio::time::timeout(Duration::from_secs(30), self.task)

@@ -53,6 +53,8 @@ struct State {
     calls: Vec<Call>,
     /// Watches that began before this are closed: the server was restarted.
     epoch: u64,
+    /// Watches from before this version are told that it is gone.
+    compacted: u64,
     down: bool,
     /// Pods of Deployments become ready by themselves.
     kubelet: bool,
@@ -82,6 +84,14 @@ impl Server {
         let server = Self::new();
         server.state.lock().unwrap().defined = false;
         server
+    }
+
+    #[allow(dead_code, reason = "the next test needs it")]
+    /// Forgets what the watches were told: whoever watches from before is told that it is gone, and lists again.
+    pub fn compact(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.compacted = state.version;
+        state.log.clear();
     }
 
     /// Whether Deployments get their pods.
@@ -134,8 +144,11 @@ impl Server {
     }
 
     pub fn get(&self, plural: &str, name: &str) -> Option<Value> {
-        let key = (plural.to_owned(), "shop".to_owned(), name.to_owned());
-        self.state.lock().unwrap().objects.get(&key).cloned()
+        self.get_in("shop", plural, name)
+    }
+
+    pub fn get_in(&self, namespace: &str, plural: &str, name: &str) -> Option<Value> {
+        self.state.lock().unwrap().objects.get(&key(plural, Some(namespace), name)).cloned()
     }
 
     pub fn list(&self, plural: &str) -> Vec<Value> {
@@ -144,11 +157,16 @@ impl Server {
     }
 
     /// Stores an object as a user would by `kubectl apply`.
-    pub fn put(&self, plural: &str, mut object: Value) {
+    pub fn put(&self, plural: &str, object: Value) {
+        self.put_in("shop", plural, object);
+    }
+
+    /// As [`Server::put`], in another namespace.
+    pub fn put_in(&self, namespace: &str, plural: &str, mut object: Value) {
         let mut state = self.state.lock().unwrap();
-        object["metadata"]["namespace"] = json!("shop");
+        object["metadata"]["namespace"] = json!(namespace);
         let name = object["metadata"]["name"].as_str().unwrap().to_owned();
-        let key = (plural.to_owned(), "shop".to_owned(), name);
+        let key = (plural.to_owned(), namespace.to_owned(), name);
         let next = match state.objects.get(&key) {
             Some(old) => {
                 let mut next = old.clone();
@@ -343,13 +361,17 @@ impl Server {
     }
 
     fn watch(&self, path: &str, query: &BTreeMap<String, String>) -> Answer {
-        let plural = path.rsplit('/').next().unwrap_or_default().to_owned();
+        let mut parts = path.rsplit('/');
+        let plural = parts.next().unwrap_or_default().to_owned();
+        let namespace = parts.next().unwrap_or_default().to_owned();
+        let all = parts.next() != Some("namespaces");
         let selector = query.get("labelSelector").cloned();
         let from: u64 = query.get("resourceVersion").and_then(|v| v.parse().ok()).unwrap_or(0);
         let server = self.clone();
         let epoch = self.state.lock().unwrap().epoch;
         let events = stream::unfold(from, move |seen| {
             let (server, plural, selector) = (server.clone(), plural.clone(), selector.clone());
+            let namespace = namespace.clone();
             async move {
                 loop {
                     let changed = server.changed.notified();
@@ -360,8 +382,19 @@ impl Server {
                         if state.epoch != epoch {
                             return None;
                         }
+                        if seen < state.compacted {
+                            let gone = json!({
+                                "kind": "Status", "status": "Failure", "reason": "Expired",
+                                "message": "too old resource version", "code": 410,
+                            });
+                            let line = format!("{}\n", json!({ "type": "ERROR", "object": gone }));
+                            return Some((line, u64::MAX));
+                        }
                         let next = state.log.iter().find(|(v, p, _, object)| {
-                            *v > seen && *p == plural && selected(object, selector.as_ref())
+                            *v > seen
+                                && *p == plural
+                                && (all || object["metadata"]["namespace"] == *namespace)
+                                && selected(object, selector.as_ref())
                         });
                         if let Some((version, _, type_, object)) = next {
                             let line = format!("{}\n", json!({ "type": type_, "object": object }));
