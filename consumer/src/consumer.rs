@@ -10,7 +10,7 @@ use std::{
 
 use sluice_crds::{
     config::{self, ConsumerConfig},
-    labels,
+    labels, listen,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -99,7 +99,7 @@ impl Consumer {
         let text = fs::read_to_string(&path).map_err(|source| Error::Open { path, source })?;
         let mut consumer = Self::new(ConsumerConfig::from_yaml(&text)?);
         consumer.tuning_dir = folder(labels::ENV_TUNING_DIR, labels::TUNING_DIR);
-        consumer.health = Some(SocketAddr::from(([0, 0, 0, 0], labels::HEALTH_PORT)));
+        consumer.health = Some(listen::everywhere(labels::HEALTH_PORT));
         Ok(consumer)
     }
 

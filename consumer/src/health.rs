@@ -22,6 +22,7 @@ use prometheus_client::{
     metrics::{counter::ConstCounter, gauge::ConstGauge},
     registry::{Registry, Unit},
 };
+use sluice_crds::listen;
 use tokio::net::TcpListener;
 
 use crate::{Counter, EngineStatus, Gauge};
@@ -34,7 +35,7 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 /// # Errors
 /// When the address cannot be bound.
 pub async fn serve(address: SocketAddr, status: Arc<EngineStatus>) -> io::Result<()> {
-    axum::serve(TcpListener::bind(address).await?, router(status)).await
+    axum::serve(listen::bind(address, TcpListener::bind).await?, router(status)).await
 }
 
 /// The routes alone, for a server of one's own.
@@ -309,8 +310,13 @@ mod tests {
     use super::*;
 
     async fn ask(status: &Arc<EngineStatus>, path: &str) -> (StatusCode, String) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        ask_at(status, path, "127.0.0.1").await
+    }
+
+    /// What a server on all addresses answers at `host`.
+    async fn ask_at(status: &Arc<EngineStatus>, path: &str, host: &str) -> (StatusCode, String) {
+        let listener = listen::bind(listen::everywhere(0), TcpListener::bind).await.unwrap();
+        let address = format!("{host}:{}", listener.local_addr().unwrap().port());
         let server = tokio::spawn(axum::serve(listener, router(status.clone())).into_future());
         let client = Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
         let answer = client.get(format!("http://{address}{path}").parse().unwrap()).await.unwrap();
@@ -318,6 +324,15 @@ mod tests {
         let body = answer.into_body().collect().await.unwrap().to_bytes();
         server.abort();
         (code, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_kubelet_reaches_a_pod_by_both_ip_families() {
+        let status = Arc::new(EngineStatus::default());
+        assert_eq!(ask_at(&status, "/livez", "127.0.0.1").await.0, StatusCode::OK);
+        if TcpListener::bind("[::1]:0").await.is_ok() {
+            assert_eq!(ask_at(&status, "/livez", "[::1]").await.0, StatusCode::OK);
+        }
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ pub mod config;
 pub mod duration;
 pub mod kafkaconsumer;
 pub mod labels;
+pub mod listen;
 pub mod report;
 pub mod tuning;
 

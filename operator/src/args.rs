@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::{Parser, ValueEnum};
+use sluice_crds::listen;
 
 /// Keeps Kafka consumers exactly as large as their backlog needs.
 #[derive(Clone, Debug, Parser)]
@@ -23,7 +24,9 @@ pub struct Args {
     pub consumer_image: Option<String>,
 
     /// Where /livez, /readyz and /metrics are served.
-    #[arg(long, env = "SLUICE_LISTEN", default_value = "0.0.0.0:8080")]
+    ///
+    /// `[::]` takes IPv4 and IPv6; on a machine without IPv6 it stands for `0.0.0.0`.
+    #[arg(long, env = "SLUICE_LISTEN", default_value_t = listen::everywhere(8080))]
     pub listen: SocketAddr,
 
     /// How many consumers are reconciled at once, in each watched namespace (or in all of them together).
@@ -79,6 +82,12 @@ impl Args {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn it_listens_on_both_ip_families() {
+        let args = Args::try_parse_from(["sluice-operator"]).unwrap();
+        assert_eq!(args.listen.to_string(), "[::]:8080");
+    }
 
     #[test]
     fn namespaces_come_as_a_list_and_none_means_all() {

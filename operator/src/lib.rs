@@ -10,7 +10,7 @@
 //! | --- | --- | --- |
 //! | `--watch-namespaces a,b` | `SLUICE_WATCH_NAMESPACES` | all namespaces |
 //! | `--consumer-image IMAGE` | `SLUICE_CONSUMER_IMAGE` | none: then each `spec.pod.image` is required |
-//! | `--listen ADDR` | `SLUICE_LISTEN` | `0.0.0.0:8080` (`/livez`, `/readyz`, `/metrics`) |
+//! | `--listen ADDR` | `SLUICE_LISTEN` | `[::]:8080`, or `0.0.0.0:8080` without IPv6 (`/livez`, `/readyz`, `/metrics`) |
 //! | `--concurrency N` | `SLUICE_CONCURRENCY` | 16 passes at once |
 //! | `--log FILTER` | `SLUICE_LOG` | `info` (`tracing` syntax) |
 //! | `--log-format text\|json` | `SLUICE_LOG_FORMAT` | `text` |

@@ -21,6 +21,7 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
+use sluice_crds::listen;
 use tokio::{net::TcpListener, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -99,11 +100,11 @@ pub fn router(health: Arc<Health>, metrics: Arc<dyn Fn() -> String + Send + Sync
 /// # Errors
 /// When the address cannot be listened on.
 pub async fn serve(
-    listen: SocketAddr,
+    address: SocketAddr,
     router: Router,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let listener = TcpListener::bind(listen).await?;
+    let listener = listen::bind(address, TcpListener::bind).await?;
     tracing::info!(address = %listener.local_addr()?, "serving /livez, /readyz and /metrics");
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
