@@ -64,6 +64,8 @@ pub mod reason {
     pub const MAX_REPLICAS: &str = "MaxReplicas";
     /// `minReplicas` holds more pods than are needed.
     pub const MIN_REPLICAS: &str = "MinReplicas";
+    /// The administrator's bound of pods per consumer is in the way.
+    pub const ADMINISTRATOR_BOUND: &str = "AdministratorBound";
     /// The number of partitions is in the way.
     pub const PARTITIONS: &str = "Partitions";
 

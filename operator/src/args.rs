@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use clap::{Parser, ValueEnum};
 use sluice_crds::listen;
 
+use crate::platform::{self, Platform, RunAs};
+
 /// Keeps Kafka consumers exactly as large as their backlog needs.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "sluice-operator", version)]
@@ -22,6 +24,15 @@ pub struct Args {
     /// The stock consumer's image, for KafkaConsumers that name none; pinned in each when it is created.
     #[arg(long, env = "SLUICE_CONSUMER_IMAGE")]
     pub consumer_image: Option<String>,
+
+    /// The user and group of consumer pods whose spec names none; `assigned` where the platform chooses one, as OpenShift does.
+    #[arg(long, env = "SLUICE_CONSUMER_RUN_AS_USER", default_value_t)]
+    pub consumer_run_as_user: RunAs,
+
+    /// The most pods of one consumer, whatever its spec says.
+    #[arg(long, env = "SLUICE_MAX_REPLICAS_PER_CONSUMER", default_value_t = platform::MAX_REPLICAS,
+        value_parser = clap::value_parser!(i32).range(1..=100_000))]
+    pub max_replicas_per_consumer: i32,
 
     /// Where /livez, /readyz and /metrics are served.
     ///
@@ -73,9 +84,15 @@ impl Args {
         if names.is_empty() { vec![None] } else { names.into_iter().map(Some).collect() }
     }
 
-    /// The stock consumer's image, unless it is empty (as charts write what is not set).
-    pub fn image(&self) -> Option<&str> {
-        self.consumer_image.as_deref().map(str::trim).filter(|image| !image.is_empty())
+    /// What holds for all consumers.
+    pub fn platform(&self) -> Platform {
+        // An empty image is none: charts write so what is not set.
+        let image = self.consumer_image.as_deref().map(str::trim);
+        Platform {
+            image: image.filter(|image| !image.is_empty()).map(str::to_owned),
+            run_as: self.consumer_run_as_user,
+            max_replicas: self.max_replicas_per_consumer,
+        }
     }
 }
 

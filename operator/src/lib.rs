@@ -10,6 +10,8 @@
 //! | --- | --- | --- |
 //! | `--watch-namespaces a,b` | `SLUICE_WATCH_NAMESPACES` | all namespaces |
 //! | `--consumer-image IMAGE` | `SLUICE_CONSUMER_IMAGE` | none: then each `spec.pod.image` is required |
+//! | `--consumer-run-as-user ID\|assigned` | `SLUICE_CONSUMER_RUN_AS_USER` | 65532; `assigned`: the platform chooses |
+//! | `--max-replicas-per-consumer N` | `SLUICE_MAX_REPLICAS_PER_CONSUMER` | 256 |
 //! | `--listen ADDR` | `SLUICE_LISTEN` | `[::]:8080`, or `0.0.0.0:8080` without IPv6 (`/livez`, `/readyz`, `/metrics`) |
 //! | `--concurrency N` | `SLUICE_CONCURRENCY` | 16 passes at once |
 //! | `--log FILTER` | `SLUICE_LOG` | `info` (`tracing` syntax) |
@@ -39,3 +41,4 @@ pub mod identity;
 pub mod kafka;
 pub mod metrics;
 pub mod pass;
+pub mod platform;

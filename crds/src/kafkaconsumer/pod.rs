@@ -64,11 +64,11 @@ pub struct Pod {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub topology_spread_constraints: Vec<core::TopologySpreadConstraint>,
 
-    /// Security settings of the pod. Default: non-root, seccomp RuntimeDefault.
+    /// Security settings of the pod. What you set here is laid over the defaults, field by field: non-root, seccomp RuntimeDefault, and the user, group and fsGroup that the operator's administrator chose (65532, or the platform's choice).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub security_context: Option<core::PodSecurityContext>,
 
-    /// Security settings of the container. Default: read-only root file system, no capabilities, no privilege escalation.
+    /// Security settings of the container. What you set here is laid over the defaults, field by field: read-only root file system, all capabilities dropped, no privilege escalation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container_security_context: Option<core::SecurityContext>,
 
@@ -80,9 +80,12 @@ pub struct Pod {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub volume_mounts: Vec<core::VolumeMount>,
 
-    /// The service account. Default: the namespace's default, without its token.
+    /// The service account. Default: the namespace's default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_account_name: Option<String>,
+
+    /// True mounts the service account's token: for a handler that calls the Kubernetes API. Default false, also with a service account of your own.
+    pub automount_service_account_token: bool,
 
     /// The priority class.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -114,6 +117,7 @@ impl Default for Pod {
             volumes: Vec::new(),
             volume_mounts: Vec::new(),
             service_account_name: None,
+            automount_service_account_token: false,
             priority_class_name: None,
             termination_grace_period_seconds: 35,
         }

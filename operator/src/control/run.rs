@@ -92,7 +92,7 @@ pub async fn operate(
     let shared = Arc::new(Shared {
         events: Events::new(client.clone(), args.pod_name.clone()),
         client,
-        image: args.image().map(str::to_owned),
+        platform: args.platform(),
         groups: Groups::default(),
         kafka,
         metrics,

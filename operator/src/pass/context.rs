@@ -14,14 +14,15 @@ use crate::{
     kafka::port::{Kafka, OnReading},
     metrics::Metrics,
     pass::claims::Groups,
+    platform::Platform,
 };
 
 /// What all scopes share.
 pub struct Shared {
     /// The API server.
     pub client: Client,
-    /// The stock consumer's image.
-    pub image: Option<String>,
+    /// What the administrator decided for all consumers.
+    pub platform: Platform,
     /// Who claims which group.
     pub groups: Groups,
     /// The readers, one for each Kafka cluster.

@@ -7,7 +7,7 @@ use sluice_crds::{
     kafkaconsumer::status::PlannerMemory,
     tuning::{Knobs, Tuning},
 };
-use sluice_planner::{Decision, History, Limit, Observed, Reason};
+use sluice_planner::{Decision, History, Limit, Observed, Reason, snapshot::Snapshot};
 
 use crate::{
     cluster::children::Children,
@@ -86,7 +86,7 @@ pub fn course(
     let mut planned = ask(v, seen, reading, current, history, now);
     let asked_for = seen.asked_for();
     let partitions = reading.snapshot.as_ref().map(|s| s.partitions.len() as i32);
-    let within = |pods: i32| partitions.map_or(pods, |p| pods.min(p));
+    let within = |pods: i32| v.at_most(pods, partitions);
     let replicas = match v.replicas {
         Replicas::Suspended => Some(0),
         // A group that is somebody else's gets no pod of ours; those that are there are left as they are.
@@ -114,6 +114,9 @@ pub fn course(
 fn in_whose_words(v: &Validated, planned: &mut Planned, pods: i32) {
     let (reason, message) = match v.replicas {
         Replicas::Planner | Replicas::AsTheyAre => return,
+        Replicas::Fixed(asked) if asked > v.max_replicas && pods == v.max_replicas => {
+            (reason::MANUAL, format!("spec.replicas asks for {asked} pods; {}", bound(v)))
+        }
         Replicas::Fixed(asked) if asked > pods => (
             reason::MANUAL,
             format!("spec.replicas asks for {asked} pods, and there are {pods} partitions"),
@@ -170,7 +173,7 @@ fn ask(
         replicas: decision.replicas as i32,
         knobs: decision.knobs,
         reason: decision.reason.as_str().to_owned(),
-        limited: decision.limit.map(|limit| limit_words(v, &decision, limit)),
+        limited: decision.limit.map(|limit| limit_words(v, snapshot, &decision, limit)),
         known: decision.reason != Reason::LagUnknown,
         wants_group: decision.wants_group,
         message: decision.message,
@@ -189,8 +192,32 @@ fn ask(
     })
 }
 
-fn limit_words(v: &Validated, decision: &Decision, limit: Limit) -> (&'static str, String) {
+/// The administrator's bound, and where to raise it.
+pub fn bound(v: &Validated) -> String {
+    format!(
+        "the administrator's bound is {} pods per consumer (the operator's --max-replicas-per-consumer, \
+         chart value maxReplicasPerConsumer)",
+        v.max_replicas
+    )
+}
+
+fn limit_words(
+    v: &Validated,
+    snapshot: &Snapshot,
+    decision: &Decision,
+    limit: Limit,
+) -> (&'static str, String) {
     match limit {
+        Limit::MaxReplicas if v.administrator_bounds() => {
+            let partitions = snapshot.partitions.len();
+            let each = partitions.div_ceil(decision.replicas.max(1) as usize);
+            let share = format!("{partitions} partitions are at most {each} on each pod");
+            (reason::ADMINISTRATOR_BOUND, format!("{}; {share}: {}", bound(v), decision.message))
+        }
+        Limit::MinReplicas if v.scaling.min_replicas > v.max_replicas => (
+            reason::ADMINISTRATOR_BOUND,
+            format!("{}; scaling.minReplicas is {}", bound(v), v.scaling.min_replicas),
+        ),
         Limit::MaxReplicas => (
             reason::MAX_REPLICAS,
             format!(
@@ -210,5 +237,83 @@ fn limit_words(v: &Validated, decision: &Decision, limit: Limit) -> (&'static st
             reason::PARTITIONS,
             format!("more pods than partitions would be of no use: {}", decision.message),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sluice_planner::{
+        Numbers,
+        snapshot::{Committed, Partition, TopicPartition},
+    };
+
+    use super::*;
+    use crate::pass::validate::tests::{good, with};
+
+    /// 1,000 partitions without a lag.
+    fn snapshot() -> Snapshot {
+        let partition = |partition| Partition {
+            id: TopicPartition { topic: "orders".into(), partition },
+            start: Some(0),
+            end: Some(0),
+            end_at: 0,
+            committed: Committed::At(0),
+            committed_at: 0,
+            report: None,
+        };
+        Snapshot { at: 0, partitions: (0..1_000).map(partition).collect(), group: None }
+    }
+
+    fn decided(changes: &[(&str, &str)]) -> Course {
+        let seen = Children {
+            consumer: Arc::new(with(changes)),
+            deployment: None,
+            config: None,
+            tuning: None,
+            pods: Vec::new(),
+        };
+        let reading = Reading { snapshot: Some(Arc::new(snapshot())), ..Reading::default() };
+        course(&good(changes), &seen, &reading, None, &mut None, Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn whoever_decides_the_administrator_bounds_the_pods() {
+        for changes in [
+            vec![("spec/scaling/mode", "Manual"), ("spec/replicas", "300")],
+            vec![("spec/scaling", "{ mode: DryRun, minReplicas: 300 }")],
+            vec![("spec/scaling", "{ minReplicas: 300 }")],
+        ] {
+            assert_eq!(decided(&changes).replicas, Some(256), "{changes:?}");
+        }
+        let manual = decided(&[("spec/scaling/mode", "Manual"), ("spec/replicas", "300")]);
+        let message = manual.planned.unwrap().message;
+        assert!(message.contains("--max-replicas-per-consumer"), "{message}");
+    }
+
+    #[test]
+    fn the_administrators_bound_is_reported_with_the_even_share_and_where_to_raise_it() {
+        let decision = Decision {
+            replicas: 250,
+            knobs: Knobs { batch_size: 1, concurrency: 1 },
+            reason: Reason::BoundReached,
+            message: "why".to_owned(),
+            numbers: Numbers::default(),
+            limit: Some(Limit::MaxReplicas),
+            wants_group: false,
+        };
+        let words = |bounds, limit| {
+            limit_words(&good(&[("spec/scaling", bounds)]), &snapshot(), &decision, limit)
+        };
+        let (word, message) = words("{}", Limit::MaxReplicas);
+        assert_eq!(word, reason::ADMINISTRATOR_BOUND);
+        for part in ["256 pods", "1000 partitions", "at most 4 on each", "maxReplicasPerConsumer"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        assert_eq!(words("{ maxReplicas: 250 }", Limit::MaxReplicas).0, reason::MAX_REPLICAS);
+        let (word, message) = words("{ minReplicas: 300 }", Limit::MinReplicas);
+        assert_eq!(word, reason::ADMINISTRATOR_BOUND, "{message}");
+        assert_eq!(words("{ minReplicas: 250 }", Limit::MinReplicas).0, reason::MIN_REPLICAS);
     }
 }

@@ -122,8 +122,9 @@ async fn steps(
     let id = Identity::of(consumer)?;
     let mut seen =
         children::observe(consumer, &id, &context.stores, &mut memory.writes, Instant::now());
-    let image = seen.image().or_else(|| context.shared.image.clone());
-    let valid = match validate::validate(&seen.consumer, image.as_deref(), &mut memory.rules) {
+    let platform = &context.shared.platform;
+    let valid = match validate::validate(&seen.consumer, seen.image(), platform, &mut memory.rules)
+    {
         Ok(valid) => valid,
         Err(error) => return refuse(&seen, &error, context, memory, now).await,
     };

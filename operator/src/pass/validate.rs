@@ -21,7 +21,10 @@ use sluice_crds::{
     tuning::Knobs,
 };
 
-use crate::identity::{Identity, Incomplete};
+use crate::{
+    identity::{Identity, Incomplete},
+    platform::{Platform, RunAs},
+};
 
 /// The batch size that a consumer begins with, within its bounds: large enough that an ordinary load needs no change,
 /// small enough that a slow handler ends a batch within its timeout.
@@ -47,8 +50,12 @@ pub struct Validated {
     pub replicas: Replicas,
     /// Bounds and targets as the planner takes them.
     pub plan: sluice_planner::Spec,
-    /// Bounds and targets of the pods.
+    /// Bounds and targets of the pods, as the spec has them.
     pub scaling: Scaling,
+    /// The most pods, whatever the spec says: the administrator's bound.
+    pub max_replicas: i32,
+    /// The user of the pods, unless the spec names one.
+    pub run_as: RunAs,
     /// Bounds and targets of the knobs.
     pub tuning: TuningSpec,
     /// Retries and the time to drain.
@@ -100,6 +107,16 @@ impl Validated {
         }
     }
 
+    /// `pods` within the administrator's bound and the partitions, where their number is known.
+    pub fn at_most(&self, pods: i32, partitions: Option<i32>) -> i32 {
+        pods.min(self.max_replicas).min(partitions.unwrap_or(i32::MAX))
+    }
+
+    /// Whether the administrator's bound, and not `spec.scaling.maxReplicas`, is the one in the way.
+    pub fn administrator_bounds(&self) -> bool {
+        self.scaling.max_replicas.is_none_or(|max| max > self.max_replicas)
+    }
+
     /// `knobs` within the bounds, which may have changed since they were chosen.
     pub fn within_bounds(&self, knobs: Knobs) -> Knobs {
         let (batch, concurrency) = (self.tuning.batch_size, self.tuning.concurrency);
@@ -142,13 +159,14 @@ impl Rules {
     }
 }
 
-/// Makes a [`Validated`] of a consumer. `default_image` is for a consumer that names none and has none pinned.
+/// Makes a [`Validated`] of a consumer. `running_image` is the Deployment's: what was pinned, where the status was lost.
 ///
 /// # Errors
 /// When the spec cannot be followed.
 pub fn validate(
     consumer: &KafkaConsumer,
-    default_image: Option<&str>,
+    running_image: Option<String>,
+    platform: &Platform,
     rules: &mut Rules,
 ) -> Result<Validated, Error> {
     let id = Identity::of(consumer)?;
@@ -157,8 +175,13 @@ pub fn validate(
         return Err(Error::Spec(broken.to_vec()));
     }
     let (spec, status) = (&consumer.spec, consumer.status.clone().unwrap_or_default());
-    let image =
-        spec.pod.image.clone().or(status.image).or_else(|| default_image.map(str::to_owned));
+    let image = spec
+        .pod
+        .image
+        .clone()
+        .or(status.image)
+        .or(running_image)
+        .or_else(|| platform.image.clone());
     let group_id = group_id(consumer, &id);
     let protocol = match spec.kafka.protocol {
         GroupProtocol::Auto => status.protocol.unwrap_or(GroupProtocol::Auto),
@@ -191,8 +214,10 @@ pub fn validate(
         handler: spec.handler.clone(),
         ordering: spec.ordering,
         replicas,
-        plan: sluice_planner::Spec::of(spec),
+        plan: bounded(sluice_planner::Spec::of(spec), platform.max_replicas),
         scaling: spec.scaling.clone(),
+        max_replicas: platform.max_replicas,
+        run_as: platform.run_as,
         tuning: spec.tuning.clone(),
         delivery: spec.delivery.clone(),
         pod: spec.pod.clone(),
@@ -285,6 +310,16 @@ fn broken_rules(consumer: &KafkaConsumer) -> Vec<String> {
     wrong
 }
 
+/// The planner's bounds within the administrator's.
+fn bounded(spec: sluice_planner::Spec, most: i32) -> sluice_planner::Spec {
+    let most = most.unsigned_abs();
+    sluice_planner::Spec {
+        min_replicas: spec.min_replicas.min(most),
+        max_replicas: Some(spec.max_replicas.map_or(most, |max| max.min(most))),
+        ..spec
+    }
+}
+
 /// Why a librdkafka setting is refused, if it is.
 fn refused_property(name: &str) -> Option<&'static str> {
     if ENGINE_PROPERTIES.contains(&name) {
@@ -338,7 +373,8 @@ spec:
     }
 
     fn validated(changes: &[(&str, &str)]) -> Result<Validated, Error> {
-        validate(&with(changes), Some("stock:1"), &mut Rules::default())
+        let platform = Platform { image: Some("stock:1".into()), ..Platform::default() };
+        validate(&with(changes), None, &platform, &mut Rules::default())
     }
 
     /// A consumer that was found good.
@@ -389,6 +425,19 @@ spec:
             (vec![("spec/suspend", "true")], Replicas::Suspended),
         ] {
             assert_eq!(good(&changes).replicas, expected, "{changes:?}");
+        }
+    }
+
+    #[test]
+    fn no_consumer_gets_more_pods_than_the_administrator_allows() {
+        for (bounds, least, most) in [
+            ("{ minReplicas: 0 }", 0, 256),
+            ("{ maxReplicas: 12 }", 1, 12),
+            ("{ maxReplicas: 300 }", 1, 256),
+            ("{ minReplicas: 300, maxReplicas: 300 }", 256, 256),
+        ] {
+            let v = good(&[("spec/scaling", bounds)]);
+            assert_eq!((v.plan.min_replicas, v.plan.max_replicas), (least, Some(most)), "{bounds}");
         }
     }
 
@@ -454,15 +503,17 @@ spec:
     fn rules_are_evaluated_again_only_for_a_new_generation() {
         let mut rules = Rules::default();
         let bad = with(&[("spec/kafka/topics", "[]")]);
-        assert!(validate(&bad, Some("i"), &mut rules).is_err());
+        let platform = Platform { image: Some("i".into()), ..Platform::default() };
+        assert!(validate(&bad, None, &platform, &mut rules).is_err());
         let mut put_right = with(&[]);
         put_right.metadata.generation = Some(2);
-        assert!(validate(&put_right, Some("i"), &mut rules).is_ok());
+        assert!(validate(&put_right, None, &platform, &mut rules).is_ok());
     }
 
     #[test]
     fn without_any_image_it_says_where_one_can_be_named() {
-        let error = validate(&with(&[]), None, &mut Rules::default()).unwrap_err();
+        let error =
+            validate(&with(&[]), None, &Platform::default(), &mut Rules::default()).unwrap_err();
         assert!(error.to_string().contains("spec.pod.image"), "{error}");
     }
 }

@@ -15,11 +15,10 @@ use k8s_openapi::{
 };
 use sluice_crds::{kafkaconsumer::pod::Volume, labels};
 
-use super::{all_labels, config_name, deployment_name, metadata, selector_labels, tuning_name};
+use super::{
+    all_labels, config_name, deployment_name, metadata, security, selector_labels, tuning_name,
+};
 use crate::pass::validate::{OWN_VOLUMES, Validated};
-
-/// The user that pods run as unless the spec says otherwise: `nonroot` of the distroless images.
-const NON_ROOT: i64 = 65_532;
 
 /// The Deployment. `config_hash` rolls its pods when it changes.
 pub fn deployment(v: &Validated, config_hash: &str) -> Deployment {
@@ -74,22 +73,9 @@ fn pod(v: &Validated) -> core::PodSpec {
         tolerations: some(&pod.tolerations),
         affinity: pod.affinity.clone(),
         topology_spread_constraints: some(&pod.topology_spread_constraints),
-        security_context: Some(pod.security_context.clone().unwrap_or_else(|| {
-            core::PodSecurityContext {
-                run_as_non_root: Some(true),
-                run_as_user: Some(NON_ROOT),
-                run_as_group: Some(NON_ROOT),
-                fs_group: Some(NON_ROOT),
-                seccomp_profile: Some(core::SeccompProfile {
-                    type_: "RuntimeDefault".to_owned(),
-                    localhost_profile: None,
-                }),
-                ..core::PodSecurityContext::default()
-            }
-        })),
+        security_context: Some(security::pod(pod.security_context.clone(), v.run_as)),
         service_account_name: pod.service_account_name.clone(),
-        // A consumer has no business with the API server, unless its author gave it an account for that.
-        automount_service_account_token: Some(pod.service_account_name.is_some()),
+        automount_service_account_token: Some(pod.automount_service_account_token),
         enable_service_links: Some(false),
         priority_class_name: pod.priority_class_name.clone(),
         termination_grace_period_seconds: Some(pod.termination_grace_period_seconds),
@@ -122,17 +108,7 @@ fn container(v: &Validated) -> core::Container {
         liveness_probe: Some(probe("/livez", 10, 6)),
         // Pods are counted when they have joined their group: a second matters when a spike has come.
         readiness_probe: Some(probe("/readyz", 1, 3)),
-        security_context: Some(pod.container_security_context.clone().unwrap_or_else(|| {
-            core::SecurityContext {
-                allow_privilege_escalation: Some(false),
-                read_only_root_filesystem: Some(true),
-                capabilities: Some(core::Capabilities {
-                    drop: Some(vec!["ALL".to_owned()]),
-                    add: None,
-                }),
-                ..core::SecurityContext::default()
-            }
-        })),
+        security_context: Some(security::container(pod.container_security_context.clone())),
         volume_mounts: Some(mounts(v)),
         // The last lines of a pod that ended are what `Ready` says of it.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),

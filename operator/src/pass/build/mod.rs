@@ -5,6 +5,7 @@
 
 pub mod config_maps;
 pub mod deployment;
+mod security;
 
 use std::collections::BTreeMap;
 
@@ -235,6 +236,7 @@ mod tests {
             nodeSelector: { disk: ssd }
             tolerations: [{ key: t, operator: Exists }]
             serviceAccountName: orders
+            automountServiceAccountToken: true
             priorityClassName: high
             terminationGracePeriodSeconds: 40
             volumes: [{ name: tmp, emptyDir: {} }]

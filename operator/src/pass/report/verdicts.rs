@@ -12,7 +12,7 @@ use crate::{
     cluster::children::Children,
     kafka::port::Reading,
     pass::{
-        decide::{Conflict, Course},
+        decide::{self, Conflict, Course},
         validate::{Replicas, Validated},
     },
 };
@@ -161,6 +161,12 @@ fn scaling_limited(v: &Validated, reading: &Reading, course: &Course) -> Verdict
     };
     match v.replicas {
         Replicas::Suspended => Verdict::no(reason::SUSPENDED, "no pod is asked for"),
+        Replicas::Fixed(pods) if v.at_most(pods, Some(partitions)) < pods.min(partitions) => {
+            Verdict::yes(
+                reason::ADMINISTRATOR_BOUND,
+                format!("{pods} pods are asked for; {}", decide::bound(v)),
+            )
+        }
         Replicas::Fixed(pods) if pods > partitions => Verdict::yes(
             reason::PARTITIONS,
             format!("{pods} pods are asked for, {partitions} run: there are no more partitions"),
