@@ -11,6 +11,7 @@ use std::{
 use sluice_crds::{
     config::{self, ConsumerConfig},
     labels, listen,
+    member::MemberSuffix,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -81,13 +82,14 @@ pub struct Consumer {
     config: ConsumerConfig,
     tuning_dir: PathBuf,
     pod: String,
+    member_suffix: Option<MemberSuffix>,
     health: Option<SocketAddr>,
     overrides: Overrides,
 }
 
 impl Consumer {
-    /// Reads the configuration as the operator lays it out for a pod: `SLUICE_CONFIG_DIR`, `SLUICE_TUNING_DIR` and
-    /// `SLUICE_POD_NAME` say where and who, with the defaults of the pods.
+    /// Reads the configuration as the operator lays it out for a pod: `SLUICE_CONFIG_DIR`, `SLUICE_TUNING_DIR`,
+    /// `SLUICE_POD_NAME` and `SLUICE_MEMBER_SUFFIX` say where and who, with the defaults of the pods.
     ///
     /// # Errors
     /// When the file is not there, or cannot be followed.
@@ -110,12 +112,13 @@ impl Consumer {
             config,
             tuning_dir: PathBuf::from(labels::TUNING_DIR),
             pod: pod.unwrap_or_else(|| format!("pid-{}", std::process::id())),
+            member_suffix: env::var(labels::ENV_MEMBER_SUFFIX).ok().map(|s| MemberSuffix::of(&s)),
             health: None,
             overrides: Overrides::default(),
         }
     }
 
-    /// Who this is: the client id, and the name in progress reports.
+    /// Who this is: the name in progress reports, and the client id (in a pod with a suffix that tells whose it is).
     #[must_use]
     pub fn pod_name(self, name: impl Into<String>) -> Self {
         Self { pod: name.into(), ..self }
@@ -213,6 +216,10 @@ impl Consumer {
         let config = EngineConfig {
             consumer: self.config,
             tuning_dir: self.tuning_dir,
+            client_id: match &self.member_suffix {
+                Some(suffix) => suffix.client_id(&self.pod),
+                None => self.pod.clone(),
+            },
             pod: self.pod,
             boot: now_millis(),
             overrides: self.overrides,

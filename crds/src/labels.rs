@@ -43,5 +43,7 @@ pub const ENV_CONFIG_DIR: &str = "SLUICE_CONFIG_DIR";
 pub const ENV_TUNING_DIR: &str = "SLUICE_TUNING_DIR";
 /// Environment variable with the pod's name.
 pub const ENV_POD_NAME: &str = "SLUICE_POD_NAME";
+/// Environment variable with what the pod's client id ends with (see [`crate::member`]).
+pub const ENV_MEMBER_SUFFIX: &str = "SLUICE_MEMBER_SUFFIX";
 /// Environment variable with the log filter (`tracing` syntax; default `info`).
 pub const ENV_LOG: &str = "SLUICE_LOG";

@@ -11,6 +11,7 @@ pub mod duration;
 pub mod kafkaconsumer;
 pub mod labels;
 pub mod listen;
+pub mod member;
 pub mod report;
 pub mod tuning;
 

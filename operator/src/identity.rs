@@ -1,6 +1,6 @@
 //! Which consumer: the names that everything about one `KafkaConsumer` is kept under.
 
-use sluice_crds::KafkaConsumer;
+use sluice_crds::{KafkaConsumer, member::MemberSuffix};
 
 /// Which consumer: what its children's names, labels and owner references are made of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -30,6 +30,13 @@ impl Identity {
             name: meta.name.clone().ok_or(Incomplete("name"))?,
             uid: meta.uid.clone().ok_or(Incomplete("uid"))?,
         })
+    }
+}
+
+impl Identity {
+    /// What the client ids of its pods end with.
+    pub fn member_suffix(&self) -> MemberSuffix {
+        MemberSuffix::of(&self.uid)
     }
 }
 

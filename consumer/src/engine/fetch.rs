@@ -41,7 +41,7 @@ pub(super) fn run(
     waker: &Arc<Waker>,
 ) -> Result<(), Error> {
     waker.register();
-    let client = settings::client(&config.consumer.kafka, &config.pod, &config.overrides);
+    let client = settings::client(&config.consumer.kafka, &config.client_id, &config.overrides);
     let topics = config.consumer.kafka.topics.clone();
     let watch = config.consumer.apply_on == ApplyOn::Change;
     let Some(mut state) = State::new(

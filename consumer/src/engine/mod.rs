@@ -37,8 +37,10 @@ pub(crate) struct EngineConfig {
     pub(crate) consumer: ConsumerConfig,
     /// The folder of the tuning file.
     pub(crate) tuning_dir: PathBuf,
-    /// The pod's name: client id, and who it is in reports.
+    /// The pod's name: who it is in reports.
     pub(crate) pod: String,
+    /// The client id: by its end the operator knows its own members.
+    pub(crate) client_id: String,
     /// When the process started, milliseconds since the epoch.
     pub(crate) boot: i64,
     pub(crate) overrides: Overrides,

@@ -86,7 +86,7 @@ pub enum GroupState {
 /// A member of the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// The client id; our pods use their name.
+    /// The client id; that of our pods is their name and a suffix.
     pub client_id: String,
     /// What it is assigned.
     pub partitions: Vec<TopicPartition>,

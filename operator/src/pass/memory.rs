@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
-use sluice_crds::{config::KafkaConfig, kafkaconsumer::kafka::GroupProtocol};
+use sluice_crds::{config::KafkaConfig, kafkaconsumer::kafka::GroupProtocol, member::MemberSuffix};
 use sluice_planner::History;
 use tokio::time::Instant;
 
@@ -39,14 +39,11 @@ pub struct Followed {
 }
 
 impl Memory {
-    /// Takes in who is in the group of the consumer `name`, where that was read just now.
-    pub fn see_members(&mut self, reading: &Reading, name: &str) {
+    /// Takes in who is in the group, where that was read just now; `ours` is in the client ids of our members.
+    pub fn see_members(&mut self, reading: &Reading, ours: &MemberSuffix) {
         if let Some(members) = offsets::fresh_members(reading) {
-            self.foreign = members
-                .iter()
-                .filter(|id| !offsets::is_pod_of(name, id))
-                .map(|id| (*id).to_owned())
-                .collect();
+            self.foreign =
+                members.iter().filter(|id| !ours.is_in(id)).map(|id| (*id).to_owned()).collect();
         }
     }
 

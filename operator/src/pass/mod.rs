@@ -130,7 +130,7 @@ async fn steps(
     };
     let group = memory.follow(&valid.kafka, &*context.shared.kafka, || context.bell(&id));
     let reading = group.reading();
-    memory.see_members(&reading, &id.name);
+    memory.see_members(&reading, &id.member_suffix());
     let conflict = claim(&valid, &seen, &reading, context, &memory.foreign);
     let mut course = decide::course(&valid, &seen, &reading, conflict, &mut memory.history, now);
     let mut open = Open::default();

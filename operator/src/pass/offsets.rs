@@ -3,9 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use sluice_crds::kafkaconsumer::{
-    kafka::StartFrom,
-    status::{ParkedOffsets, ParkedTopic},
+use sluice_crds::{
+    kafkaconsumer::{
+        kafka::StartFrom,
+        status::{ParkedOffsets, ParkedTopic},
+    },
+    member::MemberSuffix,
 };
 use sluice_planner::snapshot::{Committed, Group, GroupState, Millis, Snapshot, TopicPartition};
 
@@ -40,13 +43,13 @@ pub struct Commit {
     pub discarded: usize,
 }
 
-/// What has to be done before a consumer's first pod starts. `ours` tells a member of this consumer's by its client id.
+/// What has to be done before a consumer's first pod starts. `ours` is in the client ids of its members.
 pub fn before_first_pod(
     reading: &Reading,
     parked: Option<&ParkedOffsets>,
     start_from: StartFrom,
     take_over: bool,
-    ours: impl Fn(&str) -> bool,
+    ours: &MemberSuffix,
 ) -> Before {
     if let Some(trouble) = &reading.error {
         return Before::Wait(trouble.message.clone());
@@ -58,7 +61,7 @@ pub fn before_first_pod(
         return Before::Wait("the group's members are not known yet".to_owned());
     };
     let foreign: Vec<_> =
-        group.members.iter().map(|m| m.client_id.clone()).filter(|id| !ours(id)).collect();
+        group.members.iter().map(|m| m.client_id.clone()).filter(|id| !ours.is_in(id)).collect();
     if !foreign.is_empty() && !take_over {
         return Before::Foreign(foreign);
     }
@@ -211,20 +214,6 @@ pub fn keep(
     }
 }
 
-/// Whether a client id is the name of a pod of the Deployment `name`: `NAME-<hash>-<five characters>`.
-pub fn is_pod_of(name: &str, client_id: &str) -> bool {
-    let word = |part: &str| {
-        !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-    };
-    client_id
-        .strip_prefix(name)
-        .and_then(|rest| rest.strip_prefix('-'))
-        .and_then(|rest| rest.split_once('-'))
-        .is_some_and(|(hash, own)| {
-            word(hash) && (5..=10).contains(&hash.len()) && word(own) && own.len() == 5
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeMap, sync::Arc};
@@ -268,7 +257,7 @@ mod tests {
     }
 
     fn before(reading: &Reading, parked: Option<&ParkedOffsets>, from: StartFrom) -> Before {
-        before_first_pod(reading, parked, from, false, |id| is_pod_of("orders", id))
+        before_first_pod(reading, parked, from, false, &MemberSuffix::of("5d0c1b7e"))
     }
 
     fn offsets(before: Before) -> Vec<i64> {
@@ -358,23 +347,17 @@ mod tests {
     fn members_of_others_are_a_conflict_and_our_own_are_not() {
         let mut reading = reading(&[Committed::None]);
         let member = |id: &str| Member { client_id: id.into(), partitions: Vec::new() };
-        let members = vec![member("orders-7d9c4b5f6-x2x2x"), member("rdkafka")];
+        let members = vec![
+            member("orders-7d9c4b5f6-x2x2x.5d0c1b7e"),
+            member("orders-7d9c4b5f6-x2x2x.77ab01e2"),
+        ];
         change(&mut reading, |s| s.group.as_mut().unwrap().members = members);
         assert_eq!(
             before(&reading, None, StartFrom::Latest),
-            Before::Foreign(vec!["rdkafka".into()])
+            Before::Foreign(vec!["orders-7d9c4b5f6-x2x2x.77ab01e2".into()])
         );
-        let over = before_first_pod(&reading, None, StartFrom::Latest, true, |_| false);
+        let over = before_first_pod(&reading, None, StartFrom::Latest, true, &MemberSuffix::of(""));
         assert_eq!(over, Before::Go, "what members have committed is left to them");
-        for (id, ours) in [
-            ("orders-7d9c4b5f6-x2x2x", true),
-            ("orders-eu-7d9c4b5f6-x2x2x", false),
-            ("orders", false),
-            ("orders-x2x2x", false),
-            ("rdkafka", false),
-        ] {
-            assert_eq!(is_pod_of("orders", id), ours, "{id}");
-        }
     }
 
     #[test]

@@ -32,13 +32,12 @@ pub async fn prepare(
     reading: &Reading,
     group: &dyn Group,
 ) -> Start {
-    let ours = |id: &str| offsets::is_pod_of(&v.id.name, id);
     match offsets::before_first_pod(
         reading,
         status.parked.as_ref(),
         v.start_from,
         v.take_over,
-        ours,
+        &v.id.member_suffix(),
     ) {
         Before::Go => Start::Go(Vec::new()),
         Before::Foreign(members) => Start::Conflict(Conflict::Foreign(members)),

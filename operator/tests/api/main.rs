@@ -569,7 +569,7 @@ async fn members_of_somebody_else_that_come_later_stop_the_scaling_until_they_go
     ready(&server, "orders", 2).await;
     let member = |id: &str| Member { client_id: id.to_owned(), partitions: Vec::new() };
     kafka.snapshot(|s| {
-        s.group.as_mut().unwrap().members = vec![member("orders-7d9c4b5f6-00000"), member("sarama")]
+        s.group.as_mut().unwrap().members = vec![member("orders-7d9c4b5f6-00000.77ab01e2")]
     });
     let conflict = |s: &Server| {
         let object = s.get("kafkaconsumers", "orders")?;
@@ -588,6 +588,34 @@ async fn members_of_somebody_else_that_come_later_stop_the_scaling_until_they_go
     assert_eq!(conflict(&server), Some(()));
     kafka.set(|reading| *reading = kafka::reading(4));
     ready(&server, "orders", 3).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_without_the_suffix_are_replaced_though_their_members_are_in_conflict() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(4));
+    let _operator = start(&server, &kafka);
+    server.put("kafkaconsumers", consumer("orders", 2));
+    ready(&server, "orders", 2).await;
+    let member = Member { client_id: "orders-7d9c4b5f6-00000".into(), partitions: Vec::new() };
+    kafka.snapshot(|s| s.group.as_mut().unwrap().members = vec![member]);
+    server
+        .until("the conflict", |s| {
+            let object = s.get("kafkaconsumers", "orders")?;
+            is(&object, "GroupConflict", "True", "ForeignMembers").then_some(())
+        })
+        .await;
+    let mut rebuilt = consumer("orders", 2);
+    rebuilt["spec"]["pod"]["image"] = json!("mine:2");
+    server.put("kafkaconsumers", rebuilt);
+    server
+        .until("the new template", |s| {
+            let template = &s.get("deployments", "orders")?["spec"]["template"];
+            let container = &template["spec"]["containers"][0];
+            let suffix = |e: &Value| e["name"] == "SLUICE_MEMBER_SUFFIX" && e["value"] != "";
+            let suffix = container["env"].as_array()?.iter().any(suffix);
+            (container["image"] == "mine:2" && suffix).then_some(())
+        })
+        .await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -137,6 +137,8 @@ fn env(v: &Validated) -> Vec<core::EnvVar> {
             }),
         },
     ];
+    let suffix = v.id.member_suffix().to_string();
+    env.push(value(labels::ENV_MEMBER_SUFFIX, &suffix));
     env.extend(v.pod.env.iter().cloned());
     env
 }
