@@ -1,7 +1,7 @@
 //! The static configuration of a consumer's pods, as the operator writes it and they read it once at their start.
 //!
-//! It is YAML in the ConfigMap `NAME-config`, key [`FILE_NAME`]. A change of its meaning rolls the pods; so it holds what
-//! cannot change while a pod runs. Defaults are resolved: a pod never has to guess.
+//! It is YAML in the ConfigMap `NAME-config-HASH`, key [`FILE_NAME`]. Another meaning is another ConfigMap, and rolls the
+//! pods; so it holds what cannot change while a pod runs. Defaults are resolved: a pod never has to guess.
 
 use std::collections::BTreeMap;
 

@@ -26,11 +26,12 @@
 //! | `sluice.dev` | `kafkaconsumers/status` | patch | what users read back (server-side apply) |
 //! | `sluice.dev` | `kafkaconsumers/finalizers` | update | owner references with `blockOwnerDeletion`, where the admission plugin OwnerReferencesPermissionEnforcement is on |
 //! | `apps` | `deployments` | get, list, watch, create, patch | the consumer's pods; server-side apply needs create and patch, `get` looks whether a name is taken before it is used |
-//! | (core) | `configmaps` | get, list, watch, create, patch | static configuration and tuning file; as above |
+//! | `apps` | `replicasets` | list | before a static configuration is deleted: which of them ReplicaSets still name |
+//! | (core) | `configmaps` | get, list, watch, create, patch, delete | static configurations and tuning file; as above; a static configuration that nothing names any more is deleted |
 //! | (core) | `pods` | list, watch, patch | what stands in their way; `patch` annotates them, so that the kubelet syncs the tuning file at once |
 //! | `events.k8s.io` | `events` | create | events on transitions |
 //!
-//! Nothing is deleted (the garbage collector follows the owner references), no Secret is read, nothing cluster-scoped is
+//! Of all else nothing is deleted (the garbage collector follows the owner references), no Secret is read, nothing cluster-scoped is
 //! touched. At the start the operator asks discovery for `sluice.dev`, which every account may. It needs no leader
 //! election lease: one replica, strategy `Recreate`.
 

@@ -1,6 +1,6 @@
 {{/*
 The operator's rights, all of them, each with its reason; operator/src/lib.rs lists the same. They are the same in a
-ClusterRole (all namespaces) and in a Role (a listed namespace). No wildcard, no deletion, no Secret, no access to resource
+ClusterRole (all namespaces) and in a Role (a listed namespace). No wildcard, no deletion but of our own static configurations, no Secret, no access to resource
 definitions.
 */}}
 {{- define "sluice.rules" -}}
@@ -22,10 +22,15 @@ definitions.
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch]
-# NAME-config and NAME-tuning, as above.
+# Which static configurations ReplicaSets still name, before one that none names is deleted.
+- apiGroups: [apps]
+  resources: [replicasets]
+  verbs: [list]
+# NAME-config-HASH and NAME-tuning, as above. Each configuration has a ConfigMap of its own; one that nothing names any
+# more is deleted.
 - apiGroups: [""]
   resources: [configmaps]
-  verbs: [get, list, watch, create, patch]
+  verbs: [get, list, watch, create, patch, delete]
 # Why a pod does not start (list, watch); new knobs arrive at once when the pod is annotated after them (patch).
 - apiGroups: [""]
   resources: [pods]

@@ -65,6 +65,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// The name of an object is taken.
+    pub fn taken<K: Resource<DynamicType = ()>>(kind: &str, there: &K) -> Self {
+        let owner = match there.owner_references().first() {
+            Some(owner) => format!("{} {} ({})", owner.kind, owner.name, owner.uid),
+            None => "nobody that Kubernetes knows".to_owned(),
+        };
+        Self::Taken { kind: kind.to_owned(), name: there.name_any(), owner }
+    }
+
     /// A fixed word for metrics.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -103,16 +112,15 @@ pub struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Writes the static configuration and the knobs, where they differ. They come before the pods that read them.
+    /// Writes the knobs, where they differ. They come before the pods that read them.
     ///
     /// # Errors
     /// When the API server does not take them.
-    pub async fn config_maps(
+    pub async fn tuning(
         &mut self,
         desired: &build::Children,
         seen: &mut Children,
     ) -> Result<(), Error> {
-        self.child(&desired.config, seen.config.as_ref(), |w| &mut w.config, "ConfigMap").await?;
         if let Some(written) = self
             .child(&desired.tuning, seen.tuning.as_ref(), |w| &mut w.tuning, "ConfigMap")
             .await?
@@ -207,11 +215,7 @@ impl Writer<'_> {
             if let Some(there) = api.get_metadata_opt(&name).await.map_err(failed)?
                 && !is_owned(&there, self.id)
             {
-                let owner = match there.owner_references().first() {
-                    Some(owner) => format!("{} {} ({})", owner.kind, owner.name, owner.uid),
-                    None => "nobody that Kubernetes knows".to_owned(),
-                };
-                return Err(Error::Taken { kind: kind.to_owned(), name, owner });
+                return Err(Error::taken(kind, &there));
             }
         }
         let params = PatchParams::apply(labels::FIELD_MANAGER).force();

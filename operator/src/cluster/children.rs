@@ -30,8 +30,6 @@ pub struct Children {
     pub consumer: Arc<KafkaConsumer>,
     /// Its Deployment.
     pub deployment: Option<Arc<Deployment>>,
-    /// `NAME-config`.
-    pub config: Option<Arc<ConfigMap>>,
     /// `NAME-tuning`.
     pub tuning: Option<Arc<ConfigMap>>,
     /// Its pods, those that are stopping too.
@@ -106,9 +104,6 @@ pub fn observe(
         deployment: writes
             .deployment
             .newest(child(stores.deployments.get(&key(id, &build::deployment_name(id))), id), now),
-        config: writes
-            .config
-            .newest(child(stores.config_maps.get(&key(id, &build::config_name(id))), id), now),
         tuning: writes
             .tuning
             .newest(child(stores.config_maps.get(&key(id, &build::tuning_name(id))), id), now),

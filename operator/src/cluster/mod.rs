@@ -3,6 +3,7 @@
 
 pub mod apply;
 pub mod children;
+pub mod configs;
 pub mod events;
 pub mod watch;
 pub mod watches;

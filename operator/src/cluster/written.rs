@@ -60,8 +60,6 @@ fn version<K: Resource>(object: &K) -> Option<u64> {
 pub struct Writes {
     /// The consumer with the status that was last written.
     pub consumer: Slot<KafkaConsumer>,
-    /// `NAME-config`.
-    pub config: Slot<ConfigMap>,
     /// `NAME-tuning`.
     pub tuning: Slot<ConfigMap>,
     /// `NAME`.

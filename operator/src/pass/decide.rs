@@ -270,7 +270,6 @@ mod tests {
         let seen = Children {
             consumer: Arc::new(with(changes)),
             deployment: None,
-            config: None,
             tuning: None,
             pods: Vec::new(),
         };

@@ -8,7 +8,7 @@ use sluice_planner::History;
 use tokio::time::Instant;
 
 use crate::{
-    cluster::written::Writes,
+    cluster::{configs, written::Writes},
     kafka::port::{Group, Kafka, OnReading, Reading},
     pass::{offsets, validate::Rules},
 };
@@ -26,6 +26,8 @@ pub struct Memory {
     pub history: Option<History>,
     /// What was written.
     pub writes: Writes,
+    /// Its static configurations.
+    pub configs: configs::Known,
     /// The version of the object that could not be read, and was spoken of.
     pub unreadable: Option<String>,
 }

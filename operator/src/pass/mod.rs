@@ -40,6 +40,7 @@ use crate::{
     cluster::{
         apply::{self, Writer},
         children::{self, Children},
+        configs::Configs,
         events::Happening,
     },
     identity::{Identity, Incomplete},
@@ -245,7 +246,16 @@ async fn carry_out(
         writes: &mut memory.writes,
         metrics: &shared.metrics,
     };
-    writer.config_maps(&desired, seen).await?;
+    let mut configs = Configs {
+        client: &shared.client,
+        id: &v.id,
+        store: &context.stores.config_maps,
+        known: &mut memory.configs,
+        metrics: &shared.metrics,
+        now: Instant::now(),
+    };
+    configs.ensure(&desired.config).await?;
+    writer.tuning(&desired, seen).await?;
     if let Some(rest) = knobs_first(v, seen, &writer) {
         open.again = Some(rest);
         writer.nudge(seen).await;
@@ -253,6 +263,7 @@ async fn carry_out(
     }
     if let Some(written) = writer.deployment(&desired, seen).await? {
         seen.deployment = Some(written);
+        configs.known.template_written(configs.now);
     }
     if let (Some(deployment), Some(pods)) = (seen.deployment.clone(), course.replicas)
         && writer.replicas(&deployment, pods).await?
@@ -267,6 +278,7 @@ async fn carry_out(
     }
     // Last: a spike is not to wait for as many requests as there are pods.
     writer.nudge(seen).await;
+    configs.sweep(&desired.config, seen.deployment.as_deref()).await;
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
+mod configs;
 mod kafka;
 mod server;
 mod watches;
@@ -143,7 +144,8 @@ async fn a_consumer_gets_its_files_before_its_pods_and_a_status_that_says_so() {
         .filter(|c| !c.path.ends_with("/status") && !c.path.contains("events"))
         .map(|c| c.path.rsplit('/').next().unwrap().to_owned())
         .collect();
-    assert_eq!(order, ["orders-config", "orders-tuning", "orders", "orders"]);
+    let config = configs::name(&server).unwrap();
+    assert_eq!(order, [&config, "orders-tuning", "orders", "orders"]);
     assert_eq!(server.get("deployments", "orders").unwrap()["spec"]["replicas"], 3);
 }
 
@@ -229,8 +231,9 @@ async fn what_somebody_changed_in_a_child_is_put_back() {
             (image && spec["replicas"] == 3).then_some(())
         })
         .await;
-    server.delete("configmaps", "orders-config");
-    server.until("the file is made again", |s| s.get("configmaps", "orders-config")).await;
+    let config = configs::name(&server).unwrap();
+    server.delete("configmaps", &config);
+    server.until("the file is created again", |s| s.get("configmaps", &config)).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -281,8 +284,9 @@ async fn a_consumer_that_is_deleted_in_mid_pass_leaves_nothing_behind() {
     quiet().await;
     assert_eq!(server.writes().len(), 0, "{:?}", server.writes());
     // Others, and one of the same name, go on.
-    server.delete("configmaps", "orders-config");
-    server.delete("configmaps", "orders-tuning");
+    for config in server.list("configmaps") {
+        server.delete("configmaps", config["metadata"]["name"].as_str().unwrap());
+    }
     server.put("kafkaconsumers", consumer("orders", 2));
     ready(&server, "orders", 2).await;
 }
@@ -292,7 +296,7 @@ async fn a_pass_that_fails_is_tried_again_after_a_growing_wait_and_readings_do_n
     let (server, kafka) = (Server::new(), FakeKafka::new(12));
     let _operator = start(&server, &kafka);
     server.fault(|method, path| {
-        (method == "PATCH" && path.ends_with("orders-config"))
+        (method == "PATCH" && path.contains("/orders-config-"))
             .then_some(Fault::Status(500, "etcd is away"))
     });
     server.put("kafkaconsumers", consumer("orders", 3));
@@ -303,7 +307,7 @@ async fn a_pass_that_fails_is_tried_again_after_a_growing_wait_and_readings_do_n
     let tries = server
         .take_calls()
         .iter()
-        .filter(|c| c.path.ends_with("orders-config") && c.is_write())
+        .filter(|c| c.path.contains("/orders-config-") && c.is_write())
         .count();
     // 1 + 2 + 4 + 8 + 16 + 32 s, with jitter.
     assert!((4..=8).contains(&tries), "{tries} tries in a minute");
@@ -321,7 +325,7 @@ async fn a_spec_that_is_put_right_is_tried_at_once() {
     let (server, kafka) = (Server::new(), FakeKafka::new(12));
     let _operator = start(&server, &kafka);
     server.fault(|method, path| {
-        (method == "PATCH" && path.ends_with("orders-config"))
+        (method == "PATCH" && path.contains("/orders-config-"))
             .then_some(Fault::Status(422, "Invalid"))
     });
     server.put("kafkaconsumers", consumer("orders", 3));
@@ -338,7 +342,7 @@ async fn a_request_that_hangs_is_cut_off_and_holds_up_nobody_else() {
     let (server, kafka) = (Server::new(), FakeKafka::new(12));
     let _operator = start(&server, &kafka);
     server.fault(|method, path| {
-        (method == "PATCH" && path.ends_with("slow-config")).then_some(Fault::Hang)
+        (method == "PATCH" && path.contains("/slow-config-")).then_some(Fault::Hang)
     });
     server.put("kafkaconsumers", consumer("slow", 3));
     let mut other = consumer("orders", 3);
@@ -496,7 +500,7 @@ async fn the_younger_of_two_consumers_with_one_group_gets_no_pod() {
 async fn a_name_that_is_somebody_elses_is_left_to_them() {
     let (server, kafka) = (Server::new(), FakeKafka::new(2));
     let _operator = start(&server, &kafka);
-    let theirs = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "orders-config" }, "data": { "a": "b" } });
+    let theirs = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "orders-tuning" }, "data": { "a": "b" } });
     server.put("configmaps", theirs);
     server.put("kafkaconsumers", consumer("orders", 1));
     let object = server
@@ -506,7 +510,7 @@ async fn a_name_that_is_somebody_elses_is_left_to_them() {
         })
         .await;
     assert_eq!(
-        server.get("configmaps", "orders-config").unwrap()["data"],
+        server.get("configmaps", "orders-tuning").unwrap()["data"],
         json!({ "a": "b" }),
         "{object:#}"
     );

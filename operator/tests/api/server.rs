@@ -356,6 +356,22 @@ impl Server {
                 }
                 ok(&stored)
             }
+            ("DELETE", [plural, name]) => {
+                let key = key(plural, namespace, name);
+                let wanted = body["preconditions"]["uid"].as_str();
+                match state.objects.get(&key).map(|o| o["metadata"]["uid"].clone()) {
+                    None => return status(404, "not found"),
+                    Some(uid) if wanted.is_some_and(|w| uid != w) => {
+                        return status(409, "uid mismatch");
+                    }
+                    Some(_) => {}
+                }
+                let gone = state.objects.remove(&key).unwrap();
+                state.version += 1;
+                let version = state.version;
+                state.log.push((version, (*plural).to_owned(), "DELETED", gone.clone()));
+                ok(&gone)
+            }
             _ => status(405, "the fake API server does not know this request"),
         }
     }

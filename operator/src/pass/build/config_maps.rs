@@ -1,4 +1,4 @@
-//! The two ConfigMaps: `NAME-config` (static; a change of its meaning rolls the pods) and `NAME-tuning` (the knobs; a
+//! The two ConfigMaps: `NAME-config-HASH` (static, immutable; another meaning is another ConfigMap, and rolls the pods) and `NAME-tuning` (the knobs; a
 //! change never rolls a pod).
 
 use std::collections::BTreeMap;
@@ -38,13 +38,14 @@ pub fn meaning(config: &ConsumerConfig) -> Result<String, Error> {
     hash(&ConsumerConfig { initial: Knobs { batch_size: 1, concurrency: 1 }, ..config.clone() })
 }
 
-/// The ConfigMap with the static configuration.
+/// The ConfigMap with the static configuration of this meaning.
 ///
 /// # Errors
 /// As the serializer's.
-pub fn config(id: &Identity, config: &ConsumerConfig) -> Result<ConfigMap, Error> {
+pub fn config(id: &Identity, config: &ConsumerConfig, meaning: &str) -> Result<ConfigMap, Error> {
     Ok(ConfigMap {
-        metadata: metadata(id, config_name(id)),
+        metadata: metadata(id, config_name(id, meaning)),
+        immutable: Some(true),
         data: Some(BTreeMap::from([(config::FILE_NAME.to_owned(), config.to_yaml()?)])),
         ..ConfigMap::default()
     })

@@ -47,7 +47,7 @@ pub fn deployment(v: &Validated, config_hash: &str) -> Deployment {
                     )),
                     ..ObjectMeta::default()
                 }),
-                spec: Some(pod(v)),
+                spec: Some(pod(v, config_hash)),
             },
             ..DeploymentSpec::default()
         }),
@@ -63,11 +63,11 @@ fn over(
     theirs.iter().map(|(k, v)| (k.clone(), v.clone())).chain(ours).collect()
 }
 
-fn pod(v: &Validated) -> core::PodSpec {
+fn pod(v: &Validated, config_hash: &str) -> core::PodSpec {
     let pod = &v.pod;
     core::PodSpec {
         containers: vec![container(v)],
-        volumes: Some(volumes(v)),
+        volumes: Some(volumes(v, config_hash)),
         image_pull_secrets: some(&pod.image_pull_secrets),
         node_selector: (!pod.node_selector.is_empty()).then(|| pod.node_selector.clone()),
         tolerations: some(&pod.tolerations),
@@ -171,7 +171,7 @@ fn mounts(v: &Validated) -> Vec<core::VolumeMount> {
     mounts
 }
 
-fn volumes(v: &Validated) -> Vec<core::Volume> {
+fn volumes(v: &Validated, config_hash: &str) -> Vec<core::Volume> {
     let own = |name: &str, config_map: String| core::Volume {
         name: name.to_owned(),
         config_map: Some(core::ConfigMapVolumeSource {
@@ -181,7 +181,8 @@ fn volumes(v: &Validated) -> Vec<core::Volume> {
         ..core::Volume::default()
     };
     let [config, tuning] = OWN_VOLUMES;
-    let mut volumes = vec![own(config, config_name(&v.id)), own(tuning, tuning_name(&v.id))];
+    let mut volumes =
+        vec![own(config, config_name(&v.id, config_hash)), own(tuning, tuning_name(&v.id))];
     volumes.extend(v.pod.volumes.iter().cloned().map(volume));
     volumes
 }

@@ -16,7 +16,13 @@ use k8s_openapi::{
 use serde::Serialize;
 use sluice_crds::{kafkaconsumer::kafka::GroupProtocol, labels, tuning::Tuning};
 
-use crate::{identity::Identity, pass::validate::Validated};
+use crate::{
+    identity::Identity,
+    pass::validate::{OWN_VOLUMES, Validated},
+};
+
+/// The volume with the static configuration.
+pub const CONFIG_VOLUME: &str = OWN_VOLUMES[0];
 
 /// Annotation on every child: the hash of what was built. A child that carries another is written again.
 pub const DESIRED_HASH: &str = "sluice.dev/desired-hash";
@@ -24,7 +30,7 @@ pub const DESIRED_HASH: &str = "sluice.dev/desired-hash";
 /// The objects of one consumer. The Deployment is without replicas: they have a writer of their own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Children {
-    /// `NAME-config`.
+    /// `NAME-config-HASH`.
     pub config: ConfigMap,
     /// `NAME-tuning`.
     pub tuning: ConfigMap,
@@ -52,10 +58,11 @@ pub enum Error {
 /// Never for valid types; the signature is that of the serializers.
 pub fn children(v: &Validated, protocol: GroupProtocol, tuning: Tuning) -> Result<Children, Error> {
     let config = config_maps::consumer_config(v, protocol);
+    let meaning = config_maps::meaning(&config)?;
     let mut children = Children {
-        config: config_maps::config(&v.id, &config)?,
+        config: config_maps::config(&v.id, &config, &meaning)?,
         tuning: config_maps::tuning(&v.id, tuning)?,
-        deployment: deployment::deployment(v, &config_maps::meaning(&config)?),
+        deployment: deployment::deployment(v, &meaning),
     };
     seal(&mut children.config.metadata.annotations, &children.config.data)?;
     seal(&mut children.tuning.metadata.annotations, &children.tuning.data)?;
@@ -68,9 +75,14 @@ pub fn deployment_name(id: &Identity) -> String {
     id.name.clone()
 }
 
-/// Name of the ConfigMap with the static configuration.
-pub fn config_name(id: &Identity) -> String {
-    format!("{}-config", id.name)
+/// What the names of a consumer's static configurations begin with; the hash of their meaning follows.
+pub fn config_prefix(id: &Identity) -> String {
+    format!("{}-config-", id.name)
+}
+
+/// Name of the ConfigMap with the static configuration of this meaning.
+pub fn config_name(id: &Identity, hash: &str) -> String {
+    format!("{}{hash}", config_prefix(id))
 }
 
 /// Name of the ConfigMap with the tuning file.
