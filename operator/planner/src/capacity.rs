@@ -1,6 +1,6 @@
 //! What can a pod do? The measured rate of one slot × the slots that a pod could use with the partitions it would have.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use sluice_crds::{kafkaconsumer::Ordering, report::ProgressReport, tuning::Knobs};
 
@@ -24,7 +24,7 @@ const WORTH_WRITING: f64 = 0.1;
 #[derive(Clone, Debug, Default)]
 pub struct Capacity {
     /// The newest counters of each pod, by name.
-    pods: HashMap<String, Counters>,
+    pods: BTreeMap<String, Counters>,
     /// Records and slot seconds at `revision`, older ones fading.
     records: f64,
     seconds: f64,

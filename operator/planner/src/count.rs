@@ -18,27 +18,47 @@ pub fn needed(needs: &[f64], limit: impl Fn(u32) -> f64) -> Needed {
     if partitions == 0 || needs.iter().sum::<f64>() <= 0.0 {
         return Needed { pods: u32::from(partitions > 0), enough: true };
     }
-    let mut sorted = needs.to_vec();
-    sorted.sort_by(|a, b| b.total_cmp(a));
-    let fits = |each: u32| sorted.iter().take(each as usize).sum::<f64>() <= limit(each);
+    let mut fullest = needs.to_vec();
+    fullest.sort_unstable_by(|a, b| b.total_cmp(a));
+    useful(&fullest, &limit).map_or_else(
+        || {
+            // Even a partition a pod is too much for the hottest: more than it takes for the others is wasted on it.
+            let hot = fullest.partition_point(|need| *need > limit(1));
+            let for_rest = useful(&fullest[hot..], &limit).unwrap_or(0);
+            Needed { pods: (hot as u32 + for_rest).clamp(1, partitions), enough: false }
+        },
+        |pods| Needed { pods, enough: true },
+    )
+}
+
+/// The smallest count of pods of which the fullest copes with its partitions; `fullest` is sorted
+/// from the largest need to the smallest.
+fn useful(fullest: &[f64], limit: impl Fn(u32) -> f64) -> Option<u32> {
+    let partitions = fullest.len() as u32;
+    let mut sum = 0.0;
+    // What the first, the first two, … partitions need together.
+    let sums: Vec<f64> = fullest
+        .iter()
+        .map(|need| {
+            sum += need;
+            sum
+        })
+        .collect();
+    if sum <= 0.0 {
+        return (partitions > 0).then_some(1);
+    }
     // Partitions of the fullest pod, from all of them down to one.
-    let mut pods = 1;
-    while pods <= partitions {
-        let each = partitions.div_ceil(pods);
-        if fits(each) {
-            return Needed { pods, enough: true };
-        }
-        if each == 1 {
-            break;
+    let mut per_pod = partitions;
+    while per_pod > 0 {
+        let pods = partitions.div_ceil(per_pod);
+        let per_pod_now = partitions.div_ceil(pods);
+        if sums[per_pod_now as usize - 1] <= limit(per_pod_now) {
+            return Some(pods);
         }
         // The next count with a smaller fullest pod.
-        pods = partitions.div_ceil(each - 1);
+        per_pod = per_pod_now - 1;
     }
-    // Even a partition a pod is too much for the hottest: more than it takes for the others is wasted on it.
-    let rest: Vec<f64> = needs.iter().copied().filter(|need| *need <= limit(1)).collect();
-    let hot = partitions - rest.len() as u32;
-    let for_rest = if rest.is_empty() { 0 } else { needed(&rest, limit).pods };
-    Needed { pods: (hot + for_rest).clamp(1, partitions), enough: false }
+    None
 }
 
 /// The count within the bounds: where `max` cuts it off, the largest useful one below.

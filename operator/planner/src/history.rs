@@ -1,6 +1,6 @@
 //! What was read over the last minutes, and what follows from it: rates, lag, seconds behind. Memory only.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{cmp::Ordering, collections::VecDeque};
 
 use crate::{
     capacity::Capacity,
@@ -11,9 +11,8 @@ use crate::{
 
 /// How long readings are kept.
 const KEPT: Millis = 150_000;
-/// Readings of the end that are kept of a partition: beyond it the older half is thinned out, so that they reach far back
-/// in bounded memory.
-const READINGS: usize = 96;
+/// Readings of the end that are kept of one partition, at most: 640 bytes, 41 MB for 64,000.
+const READINGS: usize = 40;
 /// A lane that is blocked is given this long before its partition counts as stuck …
 const BLOCKED: Millis = 5_000;
 /// … and one of which nothing is handled though its pod reports, this long (or three of its slowest calls).
@@ -26,7 +25,9 @@ const TOGETHER: Millis = 1_500;
 /// What the planner keeps of a consumer between passes.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    partitions: BTreeMap<TopicPartition, Track>,
+    /// The partitions of the newest snapshot, sorted, and what is kept of each.
+    ids: Vec<TopicPartition>,
+    tracks: Vec<Track>,
     /// Moments and sums over all partitions, of snapshots in which all was known.
     totals: VecDeque<Total>,
     /// Jumps of the arrivals.
@@ -111,21 +112,15 @@ impl History {
         if self.totals.back().is_some_and(|last| last.at >= snapshot.at) {
             return;
         }
-        self.partitions.retain(|id, _| snapshot.partitions.iter().any(|p| p.id == *id));
         let mut total = Some((0, 0));
-        let known_before = self.partitions.len();
-        for partition in &snapshot.partitions {
-            let track = self
-                .partitions
-                .entry(partition.id.clone())
-                .or_insert_with(|| Track { moved: snapshot.at, ..Track::default() });
+        if self.follow(snapshot) {
+            // Sums before and after are of different partitions.
+            self.totals.clear();
+        }
+        for (partition, track) in snapshot.partitions.iter().zip(&mut self.tracks) {
             let both = track.record(partition, snapshot.at);
             total =
                 total.zip(both).map(|((ends, done), (end, handled))| (ends + end, done + handled));
-        }
-        if self.partitions.len() != known_before {
-            // Partitions were added: sums before and after are of different things.
-            self.totals.clear();
         }
         if let Some((end, handled)) = total.filter(|_| self.was_read_together(snapshot)) {
             if self.totals.back().is_some_and(|last| end < last.end) {
@@ -143,6 +138,33 @@ impl History {
             );
         }
         self.capacity.record(snapshot);
+    }
+
+    /// Makes the tracks those of the snapshot's partitions, in its order; whether others are there
+    /// than before. Both sides are sorted, so one walk is enough.
+    fn follow(&mut self, snapshot: &Snapshot) -> bool {
+        if self.ids.iter().eq(snapshot.partitions.iter().map(|p| &p.id)) {
+            return false;
+        }
+        let first = self.ids.is_empty();
+        let mut known = std::mem::take(&mut self.tracks);
+        self.tracks = positions(&snapshot.partitions, &self.ids, |p, id| p.id.cmp(id))
+            .map(|known_at| match known_at {
+                Some(at) => std::mem::take(&mut known[at]),
+                None => Track { moved: snapshot.at, ..Track::default() },
+            })
+            .collect();
+        self.ids = snapshot.partitions.iter().map(|p| p.id.clone()).collect();
+        !first
+    }
+
+    /// The snapshot's partitions, each with what is kept of it.
+    fn tracks_of<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+    ) -> impl Iterator<Item = (&'a Partition, Option<&'a Track>)> {
+        let at = positions(&snapshot.partitions, &self.ids, |p, id| p.id.cmp(id));
+        snapshot.partitions.iter().zip(at.map(|at| at.map(|at| &self.tracks[at])))
     }
 
     /// Whether the ends are of about one moment. Where a broker does not answer, its partitions' are not; a sum would then
@@ -205,10 +227,9 @@ impl History {
     /// Each partition's share of the arrivals, in the snapshot's order; equal shares where nothing arrived.
     pub fn shares(&self, snapshot: &Snapshot) -> Vec<f64> {
         let from = (snapshot.at - 60_000).max(self.jump.restart());
-        let arrived: Vec<f64> = snapshot
-            .partitions
-            .iter()
-            .map(|p| self.partitions.get(&p.id).map_or(0.0, |track| track.arrived_since(from)))
+        let arrived: Vec<f64> = self
+            .tracks_of(snapshot)
+            .map(|(_, track)| track.map_or(0.0, |track| track.arrived_since(from)))
             .collect();
         let all: f64 = arrived.iter().sum();
         let count = arrived.len().max(1) as f64;
@@ -224,28 +245,20 @@ impl History {
     /// it is older than the readings and no report tells of it.
     pub fn behind(&self, snapshot: &Snapshot, now: Millis) -> Option<f64> {
         let mut most = 0.0_f64;
-        for partition in &snapshot.partitions {
+        for (partition, track) in self.tracks_of(snapshot) {
             if lag(partition)? > 0 {
-                most = most.max(self.partitions.get(&partition.id)?.behind(partition, now)?);
+                most = most.max(track?.behind(partition, now)?);
             }
         }
         Some(most)
     }
 
-    /// Whether a partition's records wait behind one that fails again and again, or behind a call that does not end: pods
-    /// would not help them.
-    pub fn is_stuck(&self, partition: &Partition, now: Millis) -> bool {
-        let (Some(report), Some(track)) = (&partition.report, self.partitions.get(&partition.id))
-        else {
-            return false;
-        };
-        let stands = now - track.moved;
-        if report.blocked.is_some() {
-            return stands > BLOCKED;
-        }
-        let patience = STALLED.max((report.handler_p99_ms * 3.0) as Millis);
-        // The pod is alive: it went on reporting while nothing moved.
-        stands > patience && track.reported.1 - track.moved > patience / 2
+    /// Which partitions' records wait behind one that fails again and again, or behind a call that does not end: pods
+    /// would not help them. In the snapshot's order.
+    pub fn stuck(&self, snapshot: &Snapshot, now: Millis) -> Vec<bool> {
+        self.tracks_of(snapshot)
+            .map(|(partition, track)| track.is_some_and(|track| track.is_stuck(partition, now)))
+            .collect()
     }
 
     /// Whether nothing arrived in the newest interval.
@@ -267,7 +280,81 @@ fn rate(from: Total, to: Total, of: impl Fn(&Total) -> i64) -> Option<f64> {
     (seconds >= 0.5).then(|| (of(&to) - of(&from)) as f64 / seconds)
 }
 
+/// Where each of `wanted` is in `among`: both are sorted, so that one walk over them tells.
+fn positions<'a, A, B>(
+    wanted: &'a [A],
+    among: &'a [B],
+    mut compare: impl FnMut(&A, &B) -> Ordering + 'a,
+) -> impl Iterator<Item = Option<usize>> + 'a {
+    let mut next = 0;
+    wanted.iter().map(move |one| {
+        while let Some(other) = among.get(next) {
+            match compare(one, other) {
+                Ordering::Less => return None,
+                Ordering::Equal => {
+                    next += 1;
+                    return Some(next - 1);
+                }
+                Ordering::Greater => next += 1,
+            }
+        }
+        None
+    })
+}
+
+/// The least time between two readings of this age that are kept: the newest ten seconds whole, a
+/// minute to five seconds, and older ones the more coarsely the older they are.
+fn spacing(age: Millis) -> Millis {
+    match age {
+        ..=10_000 => 0,
+        ..=60_000 => 5_000,
+        ..=150_000 => 15_000,
+        _ => age / 2,
+    }
+}
+
 impl Track {
+    /// Keeps one more reading of the end.
+    fn push(&mut self, at: Millis, end: i64) {
+        let last = self.ends.len().wrapping_sub(1);
+        if self.ends.len() > 1 && self.ends[last].1 == end && self.ends[last - 1].1 == end {
+            // Where nothing arrives, the first and the last reading tell all.
+            self.ends[last].0 = at;
+            return;
+        }
+        if self.ends.len() == READINGS {
+            // The first stays: it tells how far back the readings reach.
+            let mut kept = self.ends[0].0;
+            self.ends.retain(|&(when, _)| {
+                let keep = when == kept || when - kept >= spacing(at - when);
+                if keep {
+                    kept = when;
+                }
+                keep
+            });
+            if self.ends.len() == READINGS {
+                let mut n = 0;
+                self.ends.retain(|_| {
+                    n += 1;
+                    n % 2 == 1 || n > READINGS / 2
+                });
+            }
+        }
+        self.ends.push_back((at, end));
+    }
+
+    /// Whether records wait behind one that fails again and again, or behind a call that does not end.
+    fn is_stuck(&self, partition: &Partition, now: Millis) -> bool {
+        let Some(report) = &partition.report else { return false };
+        let stands = now - self.moved;
+        if report.blocked.is_some() {
+            return stands > BLOCKED;
+        }
+        let patience = STALLED.max((report.handler_p99_ms * 3.0) as Millis);
+        // The pod is alive: it went on reporting while nothing moved.
+        stands > patience && self.reported.1 - self.moved > patience / 2
+    }
+
     /// Takes a reading; the end, and what is done, where both are known.
     fn record(&mut self, partition: &Partition, at: Millis) -> Option<(i64, i64)> {
         let end = partition.end?;
@@ -275,15 +362,7 @@ impl Track {
             self.ends.clear();
         }
         if self.ends.back().is_none_or(|&(when, _)| when < partition.end_at) {
-            self.ends.push_back((partition.end_at, end));
-        }
-        if self.ends.len() > READINGS {
-            let mut n = 0;
-            // The first stays: it tells how far back the readings reach.
-            self.ends.retain(|_| {
-                n += 1;
-                n % 2 == 1 || n > READINGS / 2
-            });
+            self.push(partition.end_at, end);
         }
         let Committed::At(committed) = partition.committed else {
             return (partition.committed == Committed::None)
@@ -335,5 +414,50 @@ impl Track {
             t0 + (t1 - t0) * (first - e0 + 1) / (e1 - e0).max(1)
         };
         Some(((now - passed) as f64 / 1e3).max(0.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn partitions_are_found_again_in_one_walk() {
+        let before: Vec<u32> = (0..10_000).collect();
+        // Every third is gone, and some are new.
+        let after: Vec<u32> = (0..12_000).filter(|n| n % 3 != 0).collect();
+        let compared = Cell::new(0);
+        let found: Vec<_> = positions(&after, &before, |a, b| {
+            compared.set(compared.get() + 1);
+            a.cmp(b)
+        })
+        .collect();
+        assert_eq!(found.len(), after.len());
+        for (n, at) in after.iter().zip(found) {
+            assert_eq!(at.map(|at| before[at]), (*n < 10_000).then_some(*n));
+        }
+        assert!(compared.get() <= before.len() + after.len(), "{} comparisons", compared.get());
+    }
+
+    #[test]
+    fn readings_reach_far_back_in_bounded_memory() {
+        let mut track = Track::default();
+        for second in 0..7_200 {
+            track.push(second * 1_000, second * 100);
+            assert!(track.ends.len() <= READINGS && track.ends.capacity() <= 64);
+            assert_eq!(track.ends[0], (0, 0));
+        }
+        let now = 7_199_000;
+        for pair in track.ends.make_contiguous().windows(2) {
+            let (age, apart) = (now - pair[0].0, pair[1].0 - pair[0].0);
+            assert!(apart <= 1_000.max(age), "{apart} ms between readings {age} ms old");
+            assert!(age > 60_000 || apart <= 6_000, "{apart} ms between readings {age} ms old");
+        }
+        // Nothing arrives: two readings are enough.
+        let mut idle = Track::default();
+        (0..600).for_each(|second| idle.push(second * 1_000, 5));
+        assert_eq!(idle.ends, [(0, 5), (599_000, 5)]);
     }
 }

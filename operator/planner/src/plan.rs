@@ -98,15 +98,17 @@ impl Seen {
         let current = if history.jump.is_fresh(now) { newest.or(ten) } else { ten };
         let shares = history.shares(snapshot);
         let rate = current.unwrap_or(0.0).max(0.0);
-        let stuck = snapshot.partitions.iter().filter(|p| history.is_stuck(p, now)).count();
+        let is_stuck = history.stuck(snapshot, now);
+        let stuck = is_stuck.iter().filter(|stuck| **stuck).count();
         let backlogs: Vec<f64> = snapshot
             .partitions
             .iter()
             .zip(&shares)
-            .map(|(partition, share)| {
+            .zip(is_stuck)
+            .map(|((partition, share), is_stuck)| {
                 let beyond = lag(partition).unwrap_or(0) as f64 - IN_FLIGHT * rate * share;
                 // Records behind one that fails again and again are no reason for pods: none of them would help.
-                if history.is_stuck(partition, now) { 0.0 } else { beyond.max(0.0) }
+                if is_stuck { 0.0 } else { beyond.max(0.0) }
             })
             .collect();
         Some(Self {

@@ -2,7 +2,7 @@
 //!
 //! Unknown is not zero: what could not be read is `None` (or [`Committed::Unknown`]), and the planner then holds.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use sluice_crds::report::ProgressReport;
 
@@ -93,9 +93,10 @@ pub struct Member {
 }
 
 impl Snapshot {
-    /// Reports by pod, the newest of each.
-    pub fn newest_reports(&self) -> HashMap<&str, &ProgressReport> {
-        let mut newest: HashMap<&str, &ProgressReport> = HashMap::new();
+    /// The newest report of each pod, sorted by the pods' names: what follows from them must not
+    /// depend on the order of a hash map.
+    pub fn newest_reports(&self) -> BTreeMap<&str, &ProgressReport> {
+        let mut newest: BTreeMap<&str, &ProgressReport> = BTreeMap::new();
         for report in self.partitions.iter().filter_map(|p| p.report.as_deref()) {
             let entry = newest.entry(report.pod.as_str()).or_insert(report);
             if (report.boot, report.at) > (entry.boot, entry.at) {
