@@ -5,6 +5,7 @@ pub mod apply;
 pub mod children;
 pub mod configs;
 pub mod events;
+pub mod schema;
 pub mod watch;
 pub mod watches;
 pub mod written;

@@ -7,6 +7,8 @@ use kube::{Resource, ResourceExt};
 use sluice_crds::KafkaConsumer;
 use tokio::time::Instant;
 
+use crate::pass::report::writer::Tries;
+
 /// A watch is never further behind a write than this; beyond it the store is believed even where it lacks what was written.
 const WATCH_DELAY: Duration = Duration::from_secs(10);
 
@@ -68,6 +70,8 @@ pub struct Writes {
     pub knobs_at: Option<Instant>,
     /// Pods that were annotated, with the revision: the watch may not have brought it yet.
     pub nudged: BTreeMap<String, String>,
+    /// What is remembered of a status that could not be written.
+    pub status: Tries,
     /// When the status was last written.
     pub status_at: Option<Instant>,
 }

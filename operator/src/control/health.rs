@@ -25,7 +25,10 @@ use sluice_crds::listen;
 use tokio::{net::TcpListener, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::watches::Watches;
+use crate::cluster::{
+    schema::{Definition, UPGRADE},
+    watches::Watches,
+};
 
 /// The controller's loop ticks every second; a loop that stood for this long is stuck.
 const STUCK: Duration = Duration::from_secs(60);
@@ -38,6 +41,8 @@ pub struct Health {
     pending: Mutex<BTreeSet<String>>,
     /// How the watches fare.
     pub watches: Watches,
+    /// The served definition: whether it is older than this operator.
+    pub definition: Arc<Definition>,
 }
 
 impl Default for Health {
@@ -47,6 +52,7 @@ impl Default for Health {
             beat: AtomicU64::new(0),
             pending: Mutex::new(BTreeSet::new()),
             watches: Watches::default(),
+            definition: Arc::default(),
         }
     }
 }
@@ -124,6 +130,10 @@ async fn readyz(State(served): State<Served>) -> impl IntoResponse {
         "ready": pending.is_empty(),
         "pending": pending,
         "watches": served.health.watches.problems(),
+        "definition": served.health.definition.older().map(|older| serde_json::json!({
+            "lacks": older.lacks,
+            "do": UPGRADE,
+        })),
     });
     (code, Json(body))
 }

@@ -3,11 +3,17 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use futures::{StreamExt, stream};
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use jiff::Timestamp;
 use kube::{
     Resource,
@@ -24,7 +30,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use crate::{
     cluster::{
         events::Happening,
-        watch::{Guarded, Scope, Stores},
+        watch::{Guarded, Request, Scope, Stores},
     },
     identity::Identity,
     pass::{
@@ -54,6 +60,8 @@ struct Kept {
     waiting: Mutex<Waiting>,
     /// A pass holds it: the applier never runs two passes of one consumer at once, and one that was cut off lets go.
     memory: AsyncMutex<Memory>,
+    /// Whether the object cannot be read.
+    unreadable: AtomicBool,
 }
 
 /// Why a pass failed.
@@ -106,16 +114,24 @@ pub async fn run(
             AbortOnDropHandle::new(tokio::spawn(work))
         })
         .collect();
-    let passes = scopes
-        .into_iter()
-        .zip(gates)
-        .map(|(scope, gate)| scope_passes(shared, scope, concurrency, gate.open, &stop).boxed());
-    let mut passes = stream::select_all(passes);
+    let (mut all, mut streams) = (Vec::new(), Vec::new());
+    for (scope, gate) in scopes.into_iter().zip(gates) {
+        let Scope { stores, requests, wake } = scope;
+        let context = Context { shared: Arc::clone(shared), stores, wake };
+        let passes = Arc::new(Passes { context, kept: Mutex::default() });
+        all.push(Arc::clone(&passes));
+        streams.push(scope_passes(passes, requests, concurrency, gate.open, &stop).boxed());
+    }
+    let mut passes = stream::select_all(streams);
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
             pass = passes.next() => if pass.is_none() { break },
-            _ = tick.tick() => shared.health.tick(),
+            _ = tick.tick() => {
+                shared.health.tick();
+                let (waiting, unreadable): (Vec<_>, Vec<_>) = all.iter().map(|p| p.objects()).unzip();
+                shared.metrics.objects(waiting.iter().sum(), unreadable.iter().sum());
+            }
         }
     }
     drop(opening);
@@ -165,16 +181,13 @@ async fn open(shared: Arc<Shared>, stores: Stores, gate: Gate, all: Vec<Gate>) {
 }
 
 fn scope_passes(
-    shared: &Arc<Shared>,
-    scope: Scope,
+    passes: Arc<Passes>,
+    requests: BoxStream<'static, Request>,
     concurrency: u16,
     open: CancellationToken,
     stop: &CancellationToken,
 ) -> impl stream::Stream<Item = ()> + Send + use<> {
-    let Scope { stores, requests, wake } = scope;
-    let store = stores.consumers.clone();
-    let context = Context { shared: Arc::clone(shared), stores, wake };
-    let passes = Arc::new(Passes { context, kept: Mutex::default() });
+    let store = passes.context.stores.consumers.clone();
     let found = Arc::clone(&passes);
     let config = controller::Config::default().concurrency(concurrency).debounce(DEBOUNCE);
     // Passes that wait for the gate have not begun: there is nothing to finish.
@@ -214,6 +227,14 @@ fn scope_passes(
     })
 }
 
+fn identity(key: &ObjectRef<Guarded>, uid: &str) -> Identity {
+    Identity {
+        namespace: key.namespace.clone().unwrap_or_default(),
+        name: key.name.clone(),
+        uid: uid.to_owned(),
+    }
+}
+
 /// `namespace/name`.
 struct Short<'a>(&'a Option<String>, &'a str);
 
@@ -231,6 +252,7 @@ async fn turn(object: Arc<Guarded>, passes: Arc<Passes>) -> Result<Action, Faile
     if let Some(rest) = kept.rest(generation, now) {
         return Ok(Action::requeue(rest));
     }
+    kept.unreadable.store(object.0.is_err(), Ordering::Relaxed);
     let consumer = match &object.0 {
         Ok(consumer) => Arc::new(consumer.clone()),
         Err(invalid) => {
@@ -244,16 +266,13 @@ async fn turn(object: Arc<Guarded>, passes: Arc<Passes>) -> Result<Action, Faile
     match ended {
         Ok(action) => {
             metrics.pass("ok", began.elapsed());
-            if kept.recovered() {
-                metrics.in_backoff(passes.waiting());
-            }
+            kept.recovered();
             Ok(action)
         }
         Err(error) => {
             metrics.pass("error", began.elapsed());
             metrics.error(error.reason());
             let after = kept.failed(generation, Instant::now());
-            metrics.in_backoff(passes.waiting());
             Err(Failed { error, after })
         }
     }
@@ -300,25 +319,20 @@ impl Passes {
         let old = self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
         if let Some(old) = old {
             self.drop_kept(key, &old.uid);
-            self.context.shared.metrics.in_backoff(self.waiting());
         }
     }
 
     fn drop_kept(&self, key: &ObjectRef<Guarded>, uid: &str) {
         self.context.shared.groups.release(uid);
-        let id = Identity {
-            namespace: key.namespace.clone().unwrap_or_default(),
-            name: key.name.clone(),
-            uid: uid.to_owned(),
-        };
-        self.context.shared.metrics.forget(&id);
+        self.context.shared.metrics.forget(&identity(key, uid));
         tracing::info!(consumer = %Short(&key.namespace, &key.name), "gone");
     }
 
-    /// How many consumers wait after a failure.
-    fn waiting(&self) -> usize {
+    /// How many consumers wait after a failure, and how many objects cannot be read.
+    fn objects(&self) -> (usize, usize) {
         let all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        all.values().filter(|kept| kept.lock().failures > 0).count()
+        let waiting = all.values().filter(|kept| kept.lock().failures > 0).count();
+        (waiting, all.values().filter(|kept| kept.unreadable.load(Ordering::Relaxed)).count())
     }
 
     /// Says that an object cannot be read, once for each of its versions.
@@ -329,14 +343,15 @@ impl Passes {
             return;
         }
         memory.unreadable = version;
-        let key = ObjectRef::from_obj(object);
-        tracing::warn!(consumer = %Short(&key.namespace, &key.name), error = %invalid.error, "the object cannot be read");
         let note = format!(
             "this object cannot be read by this version of the operator: {}",
             invalid.error
         );
         let happening = Happening::warning(reason::INVALID_SPEC, "Read", note);
-        self.context.shared.events.publish(&[happening], &object.object_ref(&())).await;
+        let shared = &self.context.shared;
+        // What was shown of it while it could be read is no longer so.
+        shared.metrics.forget(&identity(&ObjectRef::from_obj(object), &kept.uid));
+        shared.events.publish(vec![happening], &object.object_ref(&()));
     }
 }
 
@@ -361,10 +376,7 @@ impl Kept {
         after
     }
 
-    fn recovered(&self) -> bool {
-        let mut waiting = self.lock();
-        let failed = waiting.failures > 0;
-        *waiting = Waiting::default();
-        failed
+    fn recovered(&self) {
+        *self.lock() = Waiting::default();
     }
 }

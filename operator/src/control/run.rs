@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use kube::{Client, Config};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     args::Args,
@@ -20,6 +20,8 @@ use crate::{
 
 /// How long passes that run may go on after SIGTERM; the chart's grace period is longer.
 const DRAIN: Duration = Duration::from_secs(20);
+/// How long the last events may take after that.
+const LAST_EVENTS: Duration = Duration::from_secs(5);
 /// The definition is looked for this often.
 const LOOK: Duration = Duration::from_secs(2);
 /// Every so many looks a line says that it is still missing.
@@ -89,8 +91,12 @@ pub async fn operate(
             _ => Ok(()),
         }
     };
+    let (events, publisher) =
+        Events::new(client.clone(), args.pod_name.clone(), Arc::clone(&metrics));
+    let publishing = AbortOnDropHandle::new(tokio::spawn(publisher.run(stop.clone())));
     let shared = Arc::new(Shared {
-        events: Events::new(client.clone(), args.pod_name.clone()),
+        definition: Arc::clone(&health.definition),
+        events,
         client,
         platform: args.platform(),
         groups: Groups::default(),
@@ -103,6 +109,10 @@ pub async fn operate(
             found = definition(&shared) => found?,
             () = stop.cancelled() => return Ok(()),
         }
+        let follower = Arc::clone(&shared);
+        let _schema = AbortOnDropHandle::new(tokio::spawn(async move {
+            follower.definition.follow(&follower.client).await;
+        }));
         let scopes = args
             .scopes()
             .iter()
@@ -116,6 +126,9 @@ pub async fn operate(
             () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => {
                 tracing::warn!("passes did not end in time and are cut off");
             }
+        }
+        if tokio::time::timeout(LAST_EVENTS, publishing).await.is_err() {
+            tracing::warn!("some events were not published in time");
         }
         Ok(())
     };

@@ -7,6 +7,7 @@ use kube::{Client, runtime::reflector::ObjectRef};
 use crate::{
     cluster::{
         events::Events,
+        schema::Definition,
         watch::{Stores, Wake},
     },
     control::health::Health,
@@ -27,6 +28,8 @@ pub struct Shared {
     pub groups: Groups,
     /// The readers, one for each Kafka cluster.
     pub kafka: Arc<dyn Kafka>,
+    /// The definition as the API server serves it.
+    pub definition: Arc<Definition>,
     /// Publishes events.
     pub events: Events,
     /// Counts.
@@ -48,8 +51,13 @@ pub struct Context {
 impl Context {
     /// What rings when a consumer has a new reading: it asks for a pass.
     pub fn bell(&self, id: &Identity) -> OnReading {
-        let (wake, object) = (self.wake.clone(), ObjectRef::new(&id.name).within(&id.namespace));
+        Arc::new(self.waker(&id.namespace, &id.name))
+    }
+
+    /// What asks for a pass over a consumer.
+    pub fn waker(&self, namespace: &str, name: &str) -> impl Fn() + Send + Sync + 'static {
+        let (wake, object) = (self.wake.clone(), ObjectRef::new(name).within(namespace));
         // A controller that has stopped needs no pass.
-        Arc::new(move || drop(wake.unbounded_send(object.clone())))
+        move || drop(wake.unbounded_send(object.clone()))
     }
 }

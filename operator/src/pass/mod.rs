@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt, runtime::controller::Action};
 use sluice_crds::{
-    KafkaConsumer,
+    KafkaConsumer, KafkaConsumerStatus,
     conditions::reason,
     kafkaconsumer::{kafka::GroupProtocol, tuning::ApplyOn},
 };
@@ -45,7 +45,6 @@ use crate::{
     },
     identity::{Identity, Incomplete},
     kafka::port::{Group, Reading},
-    metrics::Shown,
 };
 
 /// With `applyOn: Rebalance` new knobs have this time to arrive before the pods change.
@@ -63,9 +62,6 @@ pub enum Error {
     /// The children could not be written.
     #[error(transparent)]
     Apply(#[from] apply::Error),
-    /// The status could not be written.
-    #[error(transparent)]
-    Report(#[from] report::Error),
 }
 
 impl Error {
@@ -75,7 +71,6 @@ impl Error {
             Self::Identity(_) => "Identity",
             Self::Build(_) => "Build",
             Self::Apply(error) => error.reason(),
-            Self::Report(_) => "Status",
         }
     }
 
@@ -83,7 +78,6 @@ impl Error {
     fn is_gone(&self) -> bool {
         match self {
             Self::Apply(error) => error.is_gone(),
-            Self::Report(error) => error.is_gone(),
             _ => false,
         }
     }
@@ -138,7 +132,7 @@ async fn steps(
     begin(&valid, &seen, &reading, &*group, &mut course, &mut open).await;
     let failed = carry_out(&valid, &mut seen, &course, &mut open, context, memory).await;
     tell(&valid, &seen, &reading, &course, &open, failed.as_ref().err(), context, memory, now)
-        .await?;
+        .await;
     failed?;
     Ok(Action::requeue(open.again.unwrap_or_else(|| backoff::safety_net(fastrand::f64()))))
 }
@@ -165,8 +159,12 @@ async fn refuse(
     now: Timestamp,
 ) -> Result<Action, Error> {
     let verdicts = verdicts::of_refusal(&error.to_string());
-    let next = status::refused(&seen.status(), &verdicts, seen.consumer.metadata.generation, now);
-    report::report(&seen.consumer, &next, Vec::new(), context, &mut memory.writes, now).await?;
+    let consumer = &seen.consumer;
+    let next = status::refused(&seen.status(), &verdicts, consumer.metadata.generation, now);
+    // Its last numbers are nobody's any more.
+    let shown = KafkaConsumerStatus { conditions: next.conditions.clone(), ..Default::default() };
+    context.shared.metrics.show(&Identity::of(consumer)?, &consumer.spec, &shown);
+    report::report(consumer, next, Vec::new(), context, &mut memory.writes, now).await;
     Ok(Action::requeue(backoff::safety_net(fastrand::f64())))
 }
 
@@ -303,7 +301,7 @@ async fn tell(
     context: &Context,
     memory: &mut Memory,
     now: Timestamp,
-) -> Result<(), Error> {
+) {
     let last = seen.status();
     let failed = failed
         .filter(|error| !error.is_gone())
@@ -321,27 +319,7 @@ async fn tell(
         parked: offsets::keep(last.parked.clone(), reading, seen.pods.len(), seen.ready()),
     };
     let next = status::next(&last, &facts, &verdicts, now);
-    context.shared.metrics.show(
-        &v.id,
-        &Shown {
-            lag: next.lag,
-            behind: next.behind_seconds,
-            partitions: next.partitions.map(i64::from),
-            desired: next.desired_replicas.map(i64::from),
-            ready: next.ready_replicas.map(i64::from),
-            arrivals: next.arrival_rate,
-            handled: next.handled_rate,
-            capacity: next.capacity_per_pod,
-        },
-    );
-    report::report(
-        &seen.consumer,
-        &next,
-        open.happenings.clone(),
-        context,
-        &mut memory.writes,
-        now,
-    )
-    .await?;
-    Ok(())
+    context.shared.metrics.show(&v.id, &seen.consumer.spec, &next);
+    let happenings = open.happenings.clone();
+    report::report(&seen.consumer, next, happenings, context, &mut memory.writes, now).await;
 }

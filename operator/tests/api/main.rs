@@ -5,7 +5,9 @@
 
 mod configs;
 mod kafka;
+mod pages;
 mod server;
+mod status;
 mod watches;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

@@ -59,6 +59,8 @@ struct State {
     /// Pods of Deployments become ready by themselves.
     kubelet: bool,
     defined: bool,
+    /// What the served definition declares.
+    schema: Value,
 }
 
 /// The server.
@@ -71,7 +73,12 @@ pub struct Server {
 
 impl Server {
     pub fn new() -> Self {
-        let state = State { kubelet: true, defined: true, ..State::default() };
+        let state = State {
+            kubelet: true,
+            defined: true,
+            schema: schema_of_the_operator(),
+            ..State::default()
+        };
         Self {
             state: Arc::new(Mutex::new(state)),
             faults: Arc::default(),
@@ -86,7 +93,6 @@ impl Server {
         server
     }
 
-    #[allow(dead_code, reason = "the next test needs it")]
     /// Forgets what the watches were told: whoever watches from before is told that it is gone, and lists again.
     pub fn compact(&self) {
         let mut state = self.state.lock().unwrap();
@@ -97,6 +103,11 @@ impl Server {
     /// Whether Deployments get their pods.
     pub fn kubelet(&self, works: bool) {
         self.state.lock().unwrap().kubelet = works;
+    }
+
+    /// Changes the served definition: one without some fields is of an older version.
+    pub fn redefine(&self, change: impl FnOnce(&mut Value)) {
+        change(&mut self.state.lock().unwrap().schema);
     }
 
     pub fn define(&self) {
@@ -286,6 +297,10 @@ impl Server {
                 status(404, "the server could not find the requested resource")
             };
         }
+        if path == "/openapi/v3/apis/sluice.dev/v1alpha1" {
+            let schemas = json!({ "dev.sluice.v1alpha1.KafkaConsumer": state.schema });
+            return ok(&json!({ "openapi": "3.0.0", "components": { "schemas": schemas } }));
+        }
         let rest: Vec<&str> =
             if parts[0] == "api" { parts[2..].to_vec() } else { parts[3..].to_vec() };
         let (namespace, rest) = match rest.as_slice() {
@@ -339,6 +354,16 @@ impl Server {
                     (Some(old), _) => old.clone(),
                 };
                 if sub == ["status"] {
+                    let declared = &state.schema["properties"]["status"];
+                    if *plural == "kafkaconsumers"
+                        && let Some(field) = undeclared(&body["status"], declared, ".status")
+                    {
+                        let message = format!(
+                            "failed to create typed patch object ({name}; sluice.dev/v1alpha1, \
+                             Kind=KafkaConsumer): {field}: field not declared in schema"
+                        );
+                        return status(500, &message);
+                    }
                     next["status"] = body["status"].clone();
                 } else {
                     let mut patch = body.clone();
@@ -499,6 +524,30 @@ fn selected(object: &Value, selector: Option<&String>) -> bool {
             term.split_once('=').is_none_or(|(k, v)| object["metadata"]["labels"][k] == v)
         })
     })
+}
+
+/// The definition that the operator was built with.
+pub fn schema_of_the_operator() -> Value {
+    let crd = serde_json::to_value(sluice_crds::kafkaconsumer::crd()).unwrap();
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
+}
+
+/// The first field that a schema does not declare: server-side apply refuses it, where other writes drop it.
+fn undeclared(value: &Value, schema: &Value, path: &str) -> Option<String> {
+    match value {
+        Value::Object(_) if !schema["additionalProperties"].is_null() => None,
+        Value::Object(fields) => fields.iter().find_map(|(name, field)| {
+            let path = format!("{path}.{name}");
+            match &schema["properties"][name] {
+                Value::Null => Some(path),
+                schema => undeclared(field, schema, &path),
+            }
+        }),
+        Value::Array(items) => {
+            items.iter().find_map(|item| undeclared(item, &schema["items"], path))
+        }
+        _ => None,
+    }
 }
 
 /// Deep merge; lists are replaced.

@@ -75,3 +75,27 @@ async fn an_operator_that_may_watch_nothing_is_not_ready_and_stops_at_once() {
     operator.stop().await;
     assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_vanished_while_its_watch_was_down_is_noticed_when_it_is_listed_again() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let operator = start(&server, &kafka);
+    // Nothing follows this one: no reading asks for its pass.
+    let mut invalid = consumer("invalid", 3);
+    invalid["spec"]["kafka"]["properties"] = json!({ "plugin.library.paths": "/tmp/evil.so" });
+    server.put("kafkaconsumers", invalid);
+    server.put("kafkaconsumers", consumer("orders", 3));
+    ready(&server, "orders", 3).await;
+    quiet().await;
+    assert!(operator.ask("/metrics").await.1.contains(r#"name="invalid""#));
+    // The log of changes is lost (410 Gone): what was deleted meanwhile is told by no event.
+    server.stop();
+    server.delete("kafkaconsumers", "invalid");
+    server.delete("configmaps", "orders-tuning");
+    server.compact();
+    server.start();
+    server.until("the file is written again", |s| s.get("configmaps", "orders-tuning")).await;
+    quiet().await;
+    let (_, metrics) = operator.ask("/metrics").await;
+    assert!(!metrics.contains(r#"name="invalid""#), "{metrics}");
+}
