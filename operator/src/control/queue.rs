@@ -38,6 +38,7 @@ use crate::{
         claims::Claim,
         context::{Context, Shared},
         memory::{Memory, Waiting},
+        validate::{self, Rules},
     },
 };
 
@@ -163,7 +164,12 @@ async fn open(shared: Arc<Shared>, stores: Stores, gate: Gate, all: Vec<Gate>) {
         }
     }
     for consumer in stores.consumers.state().iter().filter_map(|object| object.0.as_ref().ok()) {
-        if let Some((group, claim)) = Claim::of(consumer) {
+        let valid = |consumer| {
+            validate::validate(consumer, None, &shared.platform, &mut Rules::default()).is_ok()
+        };
+        if let Some((group, claim)) = Claim::of(consumer)
+            && valid(consumer)
+        {
             shared.groups.claim(&group, claim);
         }
     }

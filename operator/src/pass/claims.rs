@@ -1,4 +1,4 @@
-//! One group, one owner: which consumers lay claim to which group, and whose claim is the older.
+//! One group, one owner: which consumers lay claim to which group. Who has pods keeps it, else the older.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -15,7 +15,10 @@ use crate::{identity::Identity, pass::validate};
 pub struct Claim {
     /// Who claims.
     pub id: Identity,
-    /// When it was created: the older keeps the group.
+    /// Whether it has pods, or is to have some: who runs keeps the group. Else an older consumer that is suspended, or one
+    /// that was created again, would stop a running one.
+    pub running: bool,
+    /// When it was created: of those that run, or of those that don't, the older keeps the group.
     pub since: Option<Timestamp>,
     /// The brokers as the spec has them.
     pub bootstrap_servers: String,
@@ -29,6 +32,7 @@ impl Claim {
         let id = Identity::of(consumer).ok()?;
         let status = consumer.status.clone().unwrap_or_default();
         let claim = Self {
+            running: status.desired_replicas.is_some_and(|pods| pods > 0),
             since: consumer.metadata.creation_timestamp.as_ref().map(|t| t.0),
             bootstrap_servers: consumer.spec.kafka.bootstrap_servers.clone(),
             cluster_id: status.cluster_id,
@@ -43,7 +47,7 @@ impl Claim {
 pub struct Groups(Mutex<HashMap<String, Vec<Claim>>>);
 
 impl Groups {
-    /// Notes a claim to `group` and answers with the older claim that it conflicts with, if there is one.
+    /// Notes a claim to `group` and answers with the better claim that it conflicts with, if there is one.
     pub fn claim(&self, group: &str, claim: Claim) -> Option<Identity> {
         let mut groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let claims = groups.entry(group.to_owned()).or_default();
@@ -70,9 +74,9 @@ impl Groups {
     }
 }
 
-/// The older first; of the same second, the one whose uid sorts first, so that both see the same owner.
-fn rank(claim: &Claim) -> (Option<Timestamp>, &str) {
-    (claim.since, &claim.id.uid)
+/// Who runs first, then the older; of the same second, the one whose uid sorts first, so that both see the same owner.
+fn rank(claim: &Claim) -> (bool, Option<Timestamp>, &str) {
+    (!claim.running, claim.since, &claim.id.uid)
 }
 
 fn same_cluster(a: &Claim, b: &Claim) -> bool {
@@ -97,6 +101,7 @@ mod tests {
                 name: name.into(),
                 uid: format!("uid-{name}"),
             },
+            running: false,
             since: Timestamp::from_second(second).ok(),
             bootstrap_servers: servers.into(),
             cluster_id: cluster.map(Into::into),
@@ -111,6 +116,18 @@ mod tests {
         assert_eq!(groups.claim("g", claim("young", 20, "kafka:9092", None)).unwrap().name, "old");
         groups.release("uid-old");
         assert_eq!(groups.claim("g", claim("young", 20, "kafka:9092", None)), None);
+    }
+
+    #[test]
+    fn who_runs_keeps_the_group_from_an_older_one_that_does_not() {
+        let groups = Groups::default();
+        let running = Claim { running: true, ..claim("young", 20, "kafka:9092", None) };
+        assert_eq!(groups.claim("g", running.clone()), None);
+        assert_eq!(groups.claim("g", claim("old", 10, "kafka:9092", None)).unwrap().name, "young");
+        assert_eq!(groups.claim("g", running), None);
+        // When it has no pods any more, the older one has its turn.
+        assert!(groups.claim("g", claim("young", 20, "kafka:9092", None)).is_some());
+        assert_eq!(groups.claim("g", claim("old", 10, "kafka:9092", None)), None);
     }
 
     #[test]

@@ -160,6 +160,8 @@ async fn refuse(
 ) -> Result<Action, Error> {
     let verdicts = verdicts::of_refusal(&error.to_string());
     let consumer = &seen.consumer;
+    // A consumer that cannot be followed has no claim; pods that it may have are members, which others see.
+    context.shared.groups.release(&Identity::of(consumer)?.uid);
     let next = status::refused(&seen.status(), &verdicts, consumer.metadata.generation, now);
     // Its last numbers are nobody's any more.
     let shown = KafkaConsumerStatus { conditions: next.conditions.clone(), ..Default::default() };
@@ -168,7 +170,7 @@ async fn refuse(
     Ok(Action::requeue(backoff::safety_net(fastrand::f64())))
 }
 
-/// Claims the group. The older of two consumers keeps it; members of somebody else's are in the way too.
+/// Claims the group. Of two consumers the one that runs keeps it, else the older; members of somebody else's are in the way too.
 fn claim(
     v: &Validated,
     seen: &Children,
@@ -178,6 +180,7 @@ fn claim(
 ) -> Option<Conflict> {
     let (group, mut claim) = Claim::of(&seen.consumer)?;
     claim.cluster_id = reading.cluster_id.clone().or(claim.cluster_id);
+    claim.running = seen.asked_for().is_some_and(|pods| pods > 0);
     let older = context.shared.groups.claim(&group, claim).map(Conflict::Other);
     older.or_else(|| {
         (!v.take_over && !foreign.is_empty()).then(|| Conflict::Foreign(foreign.to_vec()))

@@ -200,8 +200,13 @@ fn conflict_words(v: &Validated, conflict: &Conflict) -> (&'static str, String) 
         Conflict::Other(other) => (
             reason::OTHER_CONSUMER,
             format!(
-                "group {group} belongs to the older KafkaConsumer {}/{}: choose another kafka.groupId",
-                other.namespace, other.name
+                "group {group} belongs to {}: choose another kafka.groupId",
+                // Names of another namespace are not everybody's to know.
+                if other.namespace == v.id.namespace {
+                    format!("the KafkaConsumer {}", other.name)
+                } else {
+                    "a KafkaConsumer of another namespace".to_owned()
+                }
             ),
         ),
         Conflict::Foreign(members) => {
