@@ -304,6 +304,8 @@ fn resident_bytes() -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use http_body_util::{BodyExt as _, Empty};
     use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 
@@ -324,6 +326,26 @@ mod tests {
         let body = answer.into_body().collect().await.unwrap().to_bytes();
         server.abort();
         (code, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn every_number_is_set_somewhere() {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let files = fs::read_dir(source.join("engine")).unwrap();
+        let engine: String =
+            files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect();
+        let status = fs::read_to_string(source.join("status.rs")).unwrap();
+        let fields = status.lines().filter_map(|line| {
+            let (name, kind) = line.trim().strip_prefix("pub ")?.split_once(": ")?;
+            matches!(kind, "Gauge," | "Counter,").then_some(name)
+        });
+        let unset: Vec<_> = fields
+            .filter(|name| {
+                let uses = [format!(".{name}.set("), format!(".{name}.add(")];
+                !uses.iter().any(|used| engine.contains(used.as_str()))
+            })
+            .collect();
+        assert!(unset.is_empty(), "{unset:?} are served and never set");
     }
 
     #[tokio::test]

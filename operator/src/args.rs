@@ -55,10 +55,6 @@ pub struct Args {
     /// The operator's pod: the source that events name.
     #[arg(long, env = "POD_NAME")]
     pub pod_name: Option<String>,
-
-    /// The operator's namespace.
-    #[arg(long, env = "POD_NAMESPACE")]
-    pub pod_namespace: Option<String>,
 }
 
 /// How log lines look.

@@ -16,7 +16,7 @@
 //! | `--concurrency N` | `SLUICE_CONCURRENCY` | 16 passes at once |
 //! | `--log FILTER` | `SLUICE_LOG` | `info` (`tracing` syntax) |
 //! | `--log-format text\|json` | `SLUICE_LOG_FORMAT` | `text` |
-//! | — | `POD_NAME`, `POD_NAMESPACE` | downward API: names the source of events |
+//! | — | `POD_NAME` | downward API: names the source of events |
 //!
 //! # Permissions (a Role in each watched namespace, or a ClusterRole)
 //!

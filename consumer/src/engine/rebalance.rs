@@ -71,6 +71,7 @@ impl State {
         self.check(result, "assign");
         self.commit_anew();
         self.rebalance_pause += began.elapsed();
+        self.show_rebalance_pause();
         self.say("partitions came", &names, began.elapsed());
     }
 
@@ -118,11 +119,16 @@ impl State {
         };
         self.check(result, "unassign");
         self.rebalance_pause = began.elapsed();
+        self.show_rebalance_pause();
         self.say(
             if lost { "partitions were lost" } else { "partitions went" },
             &names,
             began.elapsed(),
         );
+    }
+
+    fn show_rebalance_pause(&self) {
+        self.status.rebalance_pause_ms.set(self.rebalance_pause.as_millis() as u64);
     }
 
     /// Waits for what is in work of partitions that leave, and keeps the others busy from their cushion meanwhile:

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Pod {
-    /// The image. Default: the stock consumer of the operator's version, pinned when this object is created.
+    /// The image. Default: the stock consumer, pinned in `status.stockImage` when it is first used: in the version that the operator has then.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub image: Option<String>,

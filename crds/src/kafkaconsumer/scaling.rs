@@ -25,7 +25,7 @@ pub struct Scaling {
     #[schemars(range(min = 1, max = 100_000))]
     pub max_replicas: Option<i32>,
 
-    /// The lag target: a first record older than this is reported as late, and then pods are added at once, beside the knobs. Default 10s.
+    /// The lag target: when the first unprocessed record is older than this, pods are added at once, beside the knobs. Default 10s.
     pub max_behind: Duration,
 
     /// A backlog is to be gone within this time. Default 1m.

@@ -46,7 +46,7 @@ pub struct KafkaConsumerStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub arrival_rate: Option<f64>,
 
-    /// Records a second that are handled, mean of the last minute.
+    /// Records per second that are handled, mean of the last ten seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handled_rate: Option<f64>,
 
@@ -78,9 +78,13 @@ pub struct KafkaConsumerStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster_id: Option<String>,
 
-    /// The consumer image in use, pinned when this object was created unless the spec names one.
+    /// The consumer image in use: the one that the spec names, or the stock image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+
+    /// The stock image, pinned when it was first used. It is in use again when `spec.pod.image` is removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stock_image: Option<String>,
 
     /// The last decision and its numbers.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -79,7 +79,7 @@ impl Default for ConcurrencyRange {
 /// When a pod takes new knobs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum ApplyOn {
-    /// When the file changes, at a point where the partition has nothing in work, and on each rebalance.
+    /// When the file changes: from the next batch on.
     #[default]
     Change,
     /// On each rebalance alone.

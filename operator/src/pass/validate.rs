@@ -64,6 +64,8 @@ pub struct Validated {
     pub pod: Pod,
     /// The consumer's image.
     pub image: String,
+    /// The stock image, where it is pinned: `image` itself, unless the spec names another.
+    pub stock_image: Option<String>,
     /// The operator leaves the children alone.
     pub paused: bool,
     /// A group with members that are not ours may be taken over.
@@ -175,13 +177,15 @@ pub fn validate(
         return Err(Error::Spec(broken.to_vec()));
     }
     let (spec, status) = (&consumer.spec, consumer.status.clone().unwrap_or_default());
-    let image = spec
-        .pod
-        .image
-        .clone()
-        .or(status.image)
-        .or(running_image)
-        .or_else(|| platform.image.clone());
+    // Where the whole status was lost, the Deployment says what was pinned.
+    let running = running_image.filter(|_| status.image.is_none());
+    let (image, stock_image) = match &spec.pod.image {
+        Some(image) => (Some(image.clone()), status.stock_image),
+        None => {
+            let stock = status.stock_image.or(running).or_else(|| platform.image.clone());
+            (stock.clone(), stock)
+        }
+    };
     let group_id = group_id(consumer, &id);
     let protocol = match spec.kafka.protocol {
         GroupProtocol::Auto => status.protocol.unwrap_or(GroupProtocol::Auto),
@@ -222,6 +226,7 @@ pub fn validate(
         delivery: spec.delivery.clone(),
         pod: spec.pod.clone(),
         image: image.ok_or(Error::NoImage)?,
+        stock_image,
         paused: is_paused(consumer),
         take_over: is_set(consumer, labels::TAKE_OVER),
         id,
@@ -392,7 +397,8 @@ spec:
 
     #[test]
     fn what_was_pinned_stays_whatever_the_defaults_become() {
-        let status = "{ groupId: old.group, protocol: Consumer, image: 'stock:0' }";
+        let status =
+            "{ groupId: old.group, protocol: Consumer, image: 'stock:0', stockImage: 'stock:0' }";
         let v = good(&[("status", status)]);
         assert_eq!(
             (v.kafka.group_id.as_str(), v.kafka.protocol),
@@ -406,6 +412,31 @@ spec:
             ("spec/kafka/protocol", "Classic"),
         ]);
         assert_eq!((v.image.as_str(), v.kafka.protocol), ("mine:2", GroupProtocol::Classic));
+    }
+
+    #[test]
+    fn the_stock_image_comes_back_when_the_spec_names_none_any_more() {
+        for (changes, image, stock) in [
+            // It was pinned before a bad image was named, or never.
+            (vec![("status", "{ image: 'bad:1', stockImage: 'stock:0' }")], "stock:0", "stock:0"),
+            (vec![("status", "{ image: 'bad:1' }")], "stock:1", "stock:1"),
+            (vec![], "stock:1", "stock:1"),
+        ] {
+            let v = good(&changes);
+            assert_eq!((v.image.as_str(), v.stock_image.as_deref()), (image, Some(stock)));
+        }
+        let status = "{ image: 'stock:0', stockImage: 'stock:0' }";
+        let v = good(&[("spec/pod/image", "bad:1"), ("status", status)]);
+        assert_eq!((v.image.as_str(), v.stock_image.as_deref()), ("bad:1", Some("stock:0")));
+        assert_eq!(good(&[("spec/pod/image", "mine:1")]).stock_image, None);
+    }
+
+    #[test]
+    fn a_running_image_is_kept_where_the_status_was_lost() {
+        let platform = Platform { image: Some("stock:1".into()), ..Platform::default() };
+        let running = Some("stock:0".to_owned());
+        let v = validate(&with(&[]), running, &platform, &mut Rules::default()).unwrap();
+        assert_eq!(v.image, "stock:0");
     }
 
     #[test]

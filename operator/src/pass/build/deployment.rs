@@ -13,7 +13,10 @@ use k8s_openapi::{
         util::intstr::IntOrString,
     },
 };
-use sluice_crds::{kafkaconsumer::pod::Volume, labels};
+use sluice_crds::{
+    kafkaconsumer::pod::{Pod, Volume},
+    labels,
+};
 
 use super::{
     all_labels, config_name, deployment_name, metadata, security, selector_labels, tuning_name,
@@ -64,21 +67,45 @@ fn over(
 }
 
 fn pod(v: &Validated, config_hash: &str) -> core::PodSpec {
-    let pod = &v.pod;
+    // All fields are named, so that a new one does not compile until it is used.
+    let Pod {
+        image_pull_secrets,
+        node_selector,
+        tolerations,
+        affinity,
+        topology_spread_constraints,
+        security_context,
+        service_account_name,
+        automount_service_account_token,
+        priority_class_name,
+        termination_grace_period_seconds,
+        // The template's metadata, `volumes`, `container`, `env` and `mounts` have these.
+        labels: _,
+        annotations: _,
+        volumes: _,
+        image: _,
+        image_pull_policy: _,
+        args: _,
+        env: _,
+        env_from: _,
+        resources: _,
+        container_security_context: _,
+        volume_mounts: _,
+    } = &v.pod;
     core::PodSpec {
         containers: vec![container(v)],
         volumes: Some(volumes(v, config_hash)),
-        image_pull_secrets: some(&pod.image_pull_secrets),
-        node_selector: (!pod.node_selector.is_empty()).then(|| pod.node_selector.clone()),
-        tolerations: some(&pod.tolerations),
-        affinity: pod.affinity.clone(),
-        topology_spread_constraints: some(&pod.topology_spread_constraints),
-        security_context: Some(security::pod(pod.security_context.clone(), v.run_as)),
-        service_account_name: pod.service_account_name.clone(),
-        automount_service_account_token: Some(pod.automount_service_account_token),
+        image_pull_secrets: some(image_pull_secrets),
+        node_selector: (!node_selector.is_empty()).then(|| node_selector.clone()),
+        tolerations: some(tolerations),
+        affinity: affinity.clone(),
+        topology_spread_constraints: some(topology_spread_constraints),
+        security_context: Some(security::pod(security_context.clone(), v.run_as)),
+        service_account_name: service_account_name.clone(),
+        automount_service_account_token: Some(*automount_service_account_token),
         enable_service_links: Some(false),
-        priority_class_name: pod.priority_class_name.clone(),
-        termination_grace_period_seconds: Some(pod.termination_grace_period_seconds),
+        priority_class_name: priority_class_name.clone(),
+        termination_grace_period_seconds: Some(*termination_grace_period_seconds),
         ..core::PodSpec::default()
     }
 }

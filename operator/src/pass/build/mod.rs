@@ -192,6 +192,34 @@ mod tests {
     }
 
     #[test]
+    fn an_upgrade_of_the_operator_rolls_no_consumer() {
+        let http = [
+            ("spec/handler", "{ http: { url: 'http://x/y', timeout: 3s, headers: { a: b } } }"),
+            ("spec/kafka/properties", "{ fetch.min.bytes: '1000' }"),
+            ("spec/ordering", "Partition"),
+        ];
+        let pod = [
+            ("spec/handler", "{ custom: { config: { a: [1] } } }"),
+            (
+                "spec/pod",
+                "{ image: 'mine:1', env: [{ name: A, value: b }], labels: { team: shop } }",
+            ),
+        ];
+        let found = [&[][..], &http, &pod].map(|changes| {
+            let children = built(changes);
+            let template = children.deployment.spec.clone().unwrap().template;
+            [config_hash(&children), hash(&template).unwrap()]
+        });
+        // A plain consumer, the http handler, and an image of the user's own: configuration, template.
+        let released = [
+            ["d6bb03dcb37cf0cd", "c49da50eb8090a32"],
+            ["ecf0396a54f68810", "fb3a399ea874631a"],
+            ["767a8b7f8efae20a", "f6899823bb401927"],
+        ];
+        assert_eq!(found, released, "this rolls every consumer: an upgrade must not");
+    }
+
+    #[test]
     fn knobs_stand_in_their_own_file_and_roll_no_pod() {
         let v = good(&[]);
         let before = children(&v, GroupProtocol::Classic, TUNING).unwrap();

@@ -90,6 +90,7 @@ pub fn next(
         protocol: Some(facts.protocol).filter(|p| *p != GroupProtocol::Auto).or(last.protocol),
         cluster_id: facts.reading.cluster_id.clone().or_else(|| last.cluster_id.clone()),
         image: Some(v.image.clone()),
+        stock_image: v.stock_image.clone(),
         decision: planned.map(|p| decision(last, p, facts, now)).or_else(|| last.decision.clone()),
         memory: memory(last, facts, now),
         parked: facts.parked.clone(),
