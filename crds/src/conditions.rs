@@ -48,6 +48,16 @@ pub mod reason {
     pub const PARTLY_KNOWN: &str = "LagPartlyUnknown";
     /// A broker answered with an error.
     pub const BROKER_ERROR: &str = "BrokerError";
+    /// The administrator does not allow the operator to connect to a broker.
+    pub const BROKER_NOT_ALLOWED: &str = "BrokerNotAllowed";
+    /// `bootstrapServers` has more addresses than the operator reads from.
+    pub const TOO_MANY_ADDRESSES: &str = "TooManyBootstrapServers";
+    /// The cluster announces more brokers than the operator connects to.
+    pub const TOO_MANY_BROKERS: &str = "TooManyBrokers";
+    /// The topics have more partitions than the operator reads for one consumer.
+    pub const TOO_MANY_PARTITIONS: &str = "TooManyPartitions";
+    /// The group has more members than the operator reads.
+    pub const TOO_MANY_MEMBERS: &str = "TooManyMembers";
 
     /// The lag decides.
     pub const FOLLOWING_LAG: &str = "FollowingLag";

@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use clap::{Parser, ValueEnum};
 use sluice_crds::listen;
 
-use crate::platform::{self, Platform, RunAs};
+use crate::{
+    kafka::{Limits, allowed::AllowedBrokers},
+    platform::{self, Platform, RunAs},
+};
 
 /// Keeps Kafka consumers exactly as large as their backlog needs.
 #[derive(Clone, Debug, Parser)]
@@ -43,6 +46,15 @@ pub struct Args {
     /// How many consumers are reconciled at once, in each watched namespace (or in all of them together).
     #[arg(long, env = "SLUICE_CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub concurrency: u16,
+
+    /// Brokers that may be connected to: host names (`example.com`, `.example.com`) and networks (`10.0.0.0/8`), separated
+    /// by commas; none means all.
+    #[arg(long, env = "SLUICE_ALLOWED_BROKERS", default_value = "", hide_default_value = true)]
+    pub allowed_brokers: AllowedBrokers,
+
+    /// The most partitions that are read for one consumer; one with more gets a condition instead.
+    #[arg(long, env = "SLUICE_MAX_PARTITIONS_PER_CONSUMER", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_partitions_per_consumer: u32,
 
     /// What is logged, in the syntax of tracing-subscriber: `info`, `sluice_operator=debug,info` …
     #[arg(long, env = "SLUICE_LOG", default_value = "info")]
@@ -88,6 +100,15 @@ impl Args {
             image: image.filter(|image| !image.is_empty()).map(str::to_owned),
             run_as: self.consumer_run_as_user,
             max_replicas: self.max_replicas_per_consumer,
+        }
+    }
+
+    /// What is taken from the brokers that consumers name.
+    pub fn kafka_limits(&self) -> Limits {
+        Limits {
+            allowed: self.allowed_brokers.clone(),
+            partitions: usize::try_from(self.max_partitions_per_consumer).unwrap_or(usize::MAX),
+            ..Limits::default()
         }
     }
 }

@@ -14,6 +14,8 @@
 //! | `--max-replicas-per-consumer N` | `SLUICE_MAX_REPLICAS_PER_CONSUMER` | 256 |
 //! | `--listen ADDR` | `SLUICE_LISTEN` | `[::]:8080`, or `0.0.0.0:8080` without IPv6 (`/livez`, `/readyz`, `/metrics`) |
 //! | `--concurrency N` | `SLUICE_CONCURRENCY` | 16 passes at once |
+//! | `--allowed-brokers LIST` | `SLUICE_ALLOWED_BROKERS` | every broker may be connected to |
+//! | `--max-partitions-per-consumer N` | `SLUICE_MAX_PARTITIONS_PER_CONSUMER` | 20,000 |
 //! | `--log FILTER` | `SLUICE_LOG` | `info` (`tracing` syntax) |
 //! | `--log-format text\|json` | `SLUICE_LOG_FORMAT` | `text` |
 //! | — | `POD_NAME` | downward API: names the source of events |

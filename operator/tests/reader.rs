@@ -220,7 +220,7 @@ fn the_coordinator_is_searched_among_all_brokers_and_a_reason_told_if_none_is_it
     not_me(BROKERS as usize);
     let nobody = followed.until("none of them is it", |r| r.error.is_some());
     assert!(
-        error(&nobody).unwrap().1.contains("the committed offsets could not be read"),
+        error(&nobody).unwrap().1.contains("the coordinator of group billing is still moving"),
         "{nobody:?}"
     );
     followed.until("one is", |r| r.error.is_none());

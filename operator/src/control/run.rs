@@ -58,7 +58,8 @@ pub async fn run(args: Args) -> Result<(), Error> {
     stop_on_signals(&stop)?;
     let config = Config::infer().await.map_err(|e| Error::Config(kube::Error::InferConfig(e)))?;
     let client = Client::try_from(config).map_err(Error::Client)?;
-    operate(args, client, Arc::new(Readers::default()), stop).await
+    let readers = Readers::new(args.kafka_limits());
+    operate(args, client, Arc::new(readers), stop).await
 }
 
 /// Operates through `client` until `stop`: [`run`] without signals and kubeconfig.

@@ -1,134 +1,42 @@
-//! The admin calls that rdkafka's safe API lacks: the only `unsafe` of the operator.
+//! The admin calls that rdkafka's safe API lacks. They and [`Client`] are the only `unsafe` of the operator.
 //!
 //! Requests are sent to one queue, each with a tag and a timeout of its own, and answered in any order by [`Admin::poll`].
 //!
 //! Invariants, on which every `unsafe` block here stands:
-//! - `Admin` owns the client; its handle is valid as long as `Admin` lives, and the queue is destroyed before it.
+//! - `Admin` owns the [`Client`]; its handle is valid as long as `Admin` lives, and the queue is destroyed before it.
 //! - What librdkafka's `*_new` returns is owned by a guard (`Owned`) that frees it once; requests copy their arguments.
 //! - Pointers into an event are read only while the event lives, and everything that leaves this file is copied.
 //! - Strings from librdkafka are NUL-terminated or null.
 #![allow(unsafe_code)]
 
 use std::{
-    ffi::{CStr, CString, c_char, c_void},
+    ffi::{CString, c_char, c_void},
     ptr,
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+    sync::Arc,
+    time::Duration,
 };
 
-use rdkafka::{
-    ClientConfig, ClientContext, bindings as c,
-    consumer::{BaseConsumer, Consumer, ConsumerContext},
-    error::KafkaError,
-    types::RDKafkaErrorCode,
-};
+use rdkafka::{bindings as c, error::KafkaError, types::RDKafkaErrorCode};
 
-/// OffsetSpec end of a partition is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OffsetSpec {
-    /// The first offset that can be read.
-    Start,
-    /// The end: with `committed` the last stable offset, else the high watermark.
-    End {
-        /// Whether the consumer reads committed records only.
-        committed: bool,
+use super::{
+    Limits,
+    answers::{
+        Answer, Failure, GroupDescription, NO_LEADER, OffsetSpec, PartitionOffset, State, Topic,
     },
-}
+    client::{Client, string},
+};
 
-/// A partition's offset, or why it is not known.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PartitionOffset {
-    /// The topic.
-    pub topic: String,
-    /// The partition.
-    pub partition: i32,
-    /// The offset; negative values are librdkafka's way of saying that it does not know.
-    pub offset: Option<i64>,
-    /// The metadata that was committed with the offset.
-    pub metadata: Option<String>,
-    /// What the broker said of this partition, if it was an error.
-    pub failure: Option<Failure>,
-}
-
-/// What a broker (or librdkafka) said.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{words}")]
-pub struct Failure {
-    /// The code.
-    pub code: RDKafkaErrorCode,
-    /// The words.
-    pub words: String,
-}
-
-/// A topic as it was described.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Topic {
-    /// Its name.
-    pub name: String,
-    /// Its id and the leader of each partition, or what the broker said.
-    pub described: Result<(String, Vec<i32>), Failure>,
-}
-
-/// The leader of a partition that has none.
-pub const NO_LEADER: i32 = -1;
-
-/// A group as it was described.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GroupDescription {
-    /// Its state.
-    pub state: State,
-    /// Its members: client id and assignment.
-    pub members: Vec<(String, Vec<(String, i32)>)>,
-}
-
-/// A group's state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Without members, or unknown to the broker.
-    Empty,
-    /// Members have their partitions.
-    Stable,
-    /// Partitions are on the move.
-    Rebalancing,
-    /// Something else.
-    Other,
-}
-
-/// An answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// To [`Admin::list_offsets`], [`Admin::group_offsets`] and [`Admin::alter_group_offsets`].
-    Offsets(Vec<PartitionOffset>),
-    /// To [`Admin::describe_topics`].
-    Topics(Vec<Topic>),
-    /// To [`Admin::describe_group`].
-    Group(GroupDescription),
-    /// To [`Admin::broker_settings`].
-    Setting(Option<String>),
-}
+/// The most members of a group, and partitions that are assigned to all of them, that are copied.
+const MOST_MEMBERS: usize = 5_000;
+const MOST_ASSIGNED: usize = 200_000;
+/// The largest metadata of a committed offset that is copied. A broker keeps 4 KiB by default; a larger one holds no report.
+const LARGEST_METADATA: usize = 16 * 1_024;
 
 /// A client of one Kafka cluster for admin calls.
 pub struct Admin {
     queue: *mut c::rd_kafka_queue_t,
-    client: BaseConsumer<Errors>,
+    client: Client,
 }
-
-/// Keeps why a connection could not be made: the requests that fail for it say only that they were not answered.
-#[derive(Default)]
-struct Errors(Mutex<Option<(Instant, String)>>);
-
-impl ClientContext for Errors {
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "a connection to Kafka");
-        // That all brokers are down follows; the cause is what came before.
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some((Instant::now(), reason.to_owned()));
-        }
-    }
-}
-
-impl ConsumerContext for Errors {}
 
 // SAFETY: librdkafka's handles and queues may be used from any thread; `Admin` is moved to one thread and stays there.
 unsafe impl Send for Admin {}
@@ -162,26 +70,20 @@ impl Admin {
     ///
     /// # Errors
     /// When librdkafka does not take the settings.
-    pub fn new(bootstrap_servers: &str, group: &str) -> Result<Self, KafkaError> {
-        let client: BaseConsumer<Errors> = ClientConfig::new()
-            .set("bootstrap.servers", bootstrap_servers)
-            .set("client.id", "sluice-operator")
-            .set("group.id", group)
-            .set("enable.auto.commit", "false")
-            // A metadata request creates topics on a stock broker: asking must not.
-            .set("allow.auto.create.topics", "false")
-            .set("log.connection.close", "false")
-            .set("socket.keepalive.enable", "true")
-            .set("socket.connection.setup.timeout.ms", "5000")
-            .set("reconnect.backoff.max.ms", "2000")
-            .create_with_context(Errors::default())?;
+    pub fn new(bootstrap_servers: &str, group: &str, limits: &Limits) -> Result<Self, KafkaError> {
+        let client = Client::new(bootstrap_servers, group, limits)?;
         // SAFETY: the handle is valid: the client was just made.
-        let queue = unsafe { c::rd_kafka_queue_new(client.client().native_ptr()) };
+        let queue = unsafe { c::rd_kafka_queue_new(client.handle()) };
         Ok(Self { queue, client })
     }
 
+    /// The client: what it has learnt by its callbacks.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
     fn handle(&self) -> *mut c::rd_kafka_t {
-        self.client.client().native_ptr()
+        self.client.handle()
     }
 
     fn options(
@@ -222,7 +124,7 @@ impl Admin {
     /// Asks for an end of each of these partitions: one request for each leader.
     pub fn list_offsets(
         &self,
-        partitions: &[(&str, i32)],
+        partitions: &[(Arc<str>, i32)],
         which: OffsetSpec,
         tag: u64,
         timeout: Duration,
@@ -230,8 +132,8 @@ impl Admin {
         let options =
             self.options(c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS, tag, timeout);
         // librdkafka's OffsetSpec: EARLIEST is -2, LATEST is -1.
-        let list = list(partitions.iter().map(|&(topic, partition)| {
-            (topic, partition, if which == OffsetSpec::Start { -2 } else { -1 })
+        let list = list(partitions.iter().map(|(topic, partition)| {
+            (&**topic, *partition, if which == OffsetSpec::Start { -2 } else { -1 })
         }));
         // SAFETY: options and list live until the call has copied them.
         unsafe {
@@ -251,7 +153,7 @@ impl Admin {
     pub fn group_offsets(
         &self,
         group: &str,
-        partitions: &[(&str, i32)],
+        partitions: &[(Arc<str>, i32)],
         broker: i32,
         tag: u64,
         timeout: Duration,
@@ -262,7 +164,7 @@ impl Admin {
             tag,
             timeout,
         );
-        let list = list(partitions.iter().map(|&(topic, partition)| (topic, partition, -1001)));
+        let list = list(partitions.iter().map(|(topic, partition)| (&**topic, *partition, -1001)));
         let group = text(group);
         // SAFETY: group and list are copied by `_new`; the request is owned by the guard until the call has copied it.
         unsafe {
@@ -333,6 +235,18 @@ impl Admin {
         }
     }
 
+    /// Asks a broker who the brokers are.
+    pub fn describe_cluster(&self, broker: i32, tag: u64, timeout: Duration) {
+        let options = self.to_broker(
+            c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECLUSTER,
+            broker,
+            tag,
+            timeout,
+        );
+        // SAFETY: the options live until the call has copied them.
+        unsafe { c::rd_kafka_DescribeCluster(self.handle(), options.0, self.queue) }
+    }
+
     /// Asks the group's coordinator for its state and members.
     pub fn describe_group(&self, group: &str, broker: i32, tag: u64, timeout: Duration) {
         let options = self.to_broker(
@@ -351,7 +265,7 @@ impl Admin {
                 1,
                 options.0,
                 self.queue,
-            )
+            );
         }
     }
 
@@ -396,35 +310,17 @@ impl Admin {
         }
     }
 
-    /// The ids of all brokers, by one that answers within `timeout`.
-    pub fn brokers(&self, timeout: Duration) -> Vec<i32> {
-        let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: the handle is valid; the metadata is freed after it was copied, and only if there is one.
+    /// Makes librdkafka ask for the brokers again, where it knows none. It does not wait for the answer: the client notes
+    /// those that are announced.
+    pub fn look_for_brokers(&self) {
+        let mut metadata = ptr::null();
+        // SAFETY: the handle is valid; the metadata is freed if there is one.
         unsafe {
-            let mut metadata = ptr::null();
-            // No topic but those that the client has itself: on a large cluster all would be megabytes.
-            let error =
-                c::rd_kafka_metadata(self.handle(), 0, ptr::null_mut(), &raw mut metadata, millis);
-            if error != c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR || metadata.is_null() {
-                return Vec::new();
+            c::rd_kafka_metadata(self.handle(), 0, ptr::null_mut(), &raw mut metadata, 1);
+            if !metadata.is_null() {
+                c::rd_kafka_metadata_destroy(metadata);
             }
-            let count = usize::try_from((*metadata).broker_cnt).unwrap_or(0);
-            let ids = (0..count).map(|n| (*(*metadata).brokers.add(n)).id).collect();
-            c::rd_kafka_metadata_destroy(metadata);
-            ids
         }
-    }
-
-    /// Why the last connection that failed within the minute did so. librdkafka repeats itself twice a minute.
-    pub fn connection_error(&self) -> Option<String> {
-        let last = self.client.context().0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        last.filter(|(at, _)| at.elapsed() < Duration::from_secs(60)).map(|(_, words)| words)
-    }
-
-    /// Serves librdkafka's own callbacks (logs, errors), without waiting.
-    pub fn serve(&self) {
-        // It is assigned nothing, so there are no records; errors of the connections are those of the requests too.
-        drop(self.client.poll(Duration::ZERO));
     }
 
     /// The next answer with its tag, if one comes within `timeout`.
@@ -491,6 +387,13 @@ unsafe fn answer(event: *mut c::rd_kafka_event_t, setting: &str) -> Result<Answe
             }
             return group(*groups);
         }
+        let result = c::rd_kafka_event_DescribeCluster_result(event);
+        if !result.is_null() {
+            let nodes = c::rd_kafka_DescribeCluster_result_nodes(result, &raw mut count);
+            return Ok(Answer::Brokers(
+                (0..count).map(|n| c::rd_kafka_Node_id(*nodes.add(n))).collect(),
+            ));
+        }
         let result = c::rd_kafka_event_DescribeConfigs_result(event);
         if !result.is_null() {
             let resources = c::rd_kafka_DescribeConfigs_result_resources(result, &raw mut count);
@@ -537,7 +440,7 @@ unsafe fn group_result(
 unsafe fn partition_offset(element: &c::rd_kafka_topic_partition_t) -> PartitionOffset {
     // SAFETY: metadata has the size that the element says, and is not necessarily NUL-terminated.
     let (topic, metadata) = unsafe {
-        let metadata = (!element.metadata.is_null())
+        let metadata = (!element.metadata.is_null() && element.metadata_size <= LARGEST_METADATA)
             .then(|| {
                 std::slice::from_raw_parts(element.metadata.cast::<u8>(), element.metadata_size)
             })
@@ -601,6 +504,7 @@ unsafe fn group(
                 return Ok(Answer::Group(GroupDescription {
                     state: State::Empty,
                     members: Vec::new(),
+                    is_cut: false,
                 }));
             }
             return Err(failure);
@@ -613,28 +517,32 @@ unsafe fn group(
             | state::RD_KAFKA_CONSUMER_GROUP_STATE_COMPLETING_REBALANCE => State::Rebalancing,
             _ => State::Other,
         };
-        let members =
-            (0..c::rd_kafka_ConsumerGroupDescription_member_count(description)).map(|n| {
-                let member = c::rd_kafka_ConsumerGroupDescription_member(description, n);
-                let client =
-                    string(c::rd_kafka_MemberDescription_client_id(member)).unwrap_or_default();
-                let assignment = c::rd_kafka_MemberDescription_assignment(member);
-                let list = if assignment.is_null() {
-                    ptr::null()
-                } else {
-                    c::rd_kafka_MemberAssignment_partitions(assignment)
-                };
-                let mut partitions = Vec::new();
-                if !list.is_null() {
-                    for n in 0..usize::try_from((*list).cnt).unwrap_or(0) {
-                        let element = &*(*list).elems.add(n);
-                        partitions
-                            .push((string(element.topic).unwrap_or_default(), element.partition));
-                    }
+        let count = c::rd_kafka_ConsumerGroupDescription_member_count(description);
+        let mut assigned = 0_usize;
+        let members = (0..count.min(MOST_MEMBERS)).map(|n| {
+            let member = c::rd_kafka_ConsumerGroupDescription_member(description, n);
+            let client =
+                string(c::rd_kafka_MemberDescription_client_id(member)).unwrap_or_default();
+            let assignment = c::rd_kafka_MemberDescription_assignment(member);
+            let list = if assignment.is_null() {
+                ptr::null()
+            } else {
+                c::rd_kafka_MemberAssignment_partitions(assignment)
+            };
+            let mut partitions = Vec::new();
+            if !list.is_null() {
+                let count = usize::try_from((*list).cnt).unwrap_or(0);
+                assigned += count;
+                for n in 0..if assigned > MOST_ASSIGNED { 0 } else { count } {
+                    let element = &*(*list).elems.add(n);
+                    partitions.push((string(element.topic).unwrap_or_default(), element.partition));
                 }
-                (client, partitions)
-            });
-        Ok(Answer::Group(GroupDescription { state, members: members.collect() }))
+            }
+            (client, partitions)
+        });
+        let members = members.collect();
+        let is_cut = count > MOST_MEMBERS || assigned > MOST_ASSIGNED;
+        Ok(Answer::Group(GroupDescription { state, members, is_cut }))
     }
 }
 
@@ -661,13 +569,6 @@ unsafe fn free_error(error: *mut c::rd_kafka_error_t) {
         // SAFETY: owned by the caller, who gives it up.
         unsafe { c::rd_kafka_error_destroy(error) }
     }
-}
-
-/// # Safety
-/// `pointer` is null or a live NUL-terminated string.
-unsafe fn string(pointer: *const c_char) -> Option<String> {
-    // SAFETY: see above.
-    (!pointer.is_null()).then(|| unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned())
 }
 
 /// A string for C. Kafka's names hold no NUL; one that does is cut there and then simply not found.

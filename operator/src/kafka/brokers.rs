@@ -1,6 +1,9 @@
 //! OffsetSpec broker to ask: the cluster's brokers, and who of them coordinates a group. Without Kafka.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 /// The brokers that are known, by id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,7 +56,7 @@ impl Search {
         self.refusals < brokers.count()
     }
 
-    /// Begins to count anew.
+    /// Begins to count again.
     pub fn again(&mut self) {
         self.refusals = 0;
     }
@@ -61,6 +64,49 @@ impl Search {
     /// Whether it goes on.
     pub fn is_open(&self) -> bool {
         self.refusals > 0 || self.asked.is_none()
+    }
+}
+
+/// When to ask who the brokers are: when none of those that are known does what is asked for, and less often while that
+/// goes on.
+#[derive(Clone, Debug)]
+pub struct BrokerSearchPace {
+    is_wanted: bool,
+    last: Option<Instant>,
+    wait: Duration,
+}
+
+impl Default for BrokerSearchPace {
+    fn default() -> Self {
+        Self { is_wanted: false, last: None, wait: SOONEST }
+    }
+}
+
+const SOONEST: Duration = Duration::from_secs(5);
+const LATEST: Duration = Duration::from_secs(60);
+
+impl BrokerSearchPace {
+    /// All that are known were asked for something, and none does it.
+    pub fn want(&mut self) {
+        self.is_wanted = true;
+    }
+
+    /// Whether to ask now.
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.is_wanted && self.last.is_none_or(|last| now.duration_since(last) >= self.wait)
+    }
+
+    /// It was asked.
+    pub fn searched(&mut self, now: Instant) {
+        if self.last.is_some() {
+            self.wait = (self.wait * 2).min(LATEST);
+        }
+        (self.is_wanted, self.last) = (false, Some(now));
+    }
+
+    /// One of them does it.
+    pub fn found(&mut self) {
+        self.wait = SOONEST;
     }
 }
 
@@ -90,5 +136,24 @@ mod tests {
             .map(|_| search.broker(&brokers).map(|b| (b, search.refused(b, &brokers))))
             .collect();
         assert_eq!(others, [Some((3, true)), Some((5, true)), Some((1, false))]);
+    }
+
+    #[test]
+    fn a_search_that_finds_nothing_is_repeated_less_and_less_often() {
+        let (mut pace, begin) = (BrokerSearchPace::default(), Instant::now());
+        assert!(!pace.is_due(begin), "nobody wants it");
+        let mut searches = Vec::new();
+        for second in 0..300 {
+            pace.want();
+            let now = begin + Duration::from_secs(second);
+            if pace.is_due(now) {
+                pace.searched(now);
+                searches.push(second);
+            }
+        }
+        assert_eq!(searches, [0, 5, 15, 35, 75, 135, 195, 255]);
+        pace.found();
+        pace.want();
+        assert!(pace.is_due(begin + Duration::from_secs(260)), "soon again, once one was found");
     }
 }

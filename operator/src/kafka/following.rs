@@ -1,8 +1,11 @@
 //! A group that is followed: what is read for it, and what it is told. And what a reader is asked to do for it.
 
-use std::sync::{
-    Arc, Mutex, PoisonError, Weak,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use sluice_crds::{config::KafkaConfig, kafkaconsumer::kafka::Isolation};
@@ -16,25 +19,32 @@ pub struct Following {
     /// Never used again in this process.
     id: u64,
     what: KafkaConfig,
-    bell: OnReading,
+    on_reading: OnReading,
     members: AtomicBool,
-    reading: Mutex<Reading>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    reading: Reading,
+    /// When the consumer was last woken.
+    woken_at: Option<Instant>,
 }
 
 impl Following {
     /// A group of which nothing was read yet.
-    pub(super) fn new(what: &KafkaConfig, bell: OnReading) -> Self {
+    pub(super) fn new(what: &KafkaConfig, on_reading: OnReading) -> Self {
         static IDS: AtomicU64 = AtomicU64::new(0);
         Self {
             id: IDS.fetch_add(1, Ordering::Relaxed),
             what: what.clone(),
-            bell,
+            on_reading,
             members: AtomicBool::new(false),
-            reading: Mutex::default(),
+            state: Mutex::default(),
         }
     }
 
-    /// Its number, which no other has.
+    /// Its number, which no other has in this process.
     pub(super) fn id(&self) -> u64 {
         self.id
     }
@@ -51,13 +61,29 @@ impl Following {
 
     /// The newest reading.
     pub fn reading(&self) -> Reading {
-        self.reading.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).reading.clone()
     }
 
-    /// Changes the reading, and says so.
-    pub(super) fn publish(&self, change: impl FnOnce(&mut Reading)) {
-        change(&mut self.reading.lock().unwrap_or_else(PoisonError::into_inner));
-        (self.bell)();
+    /// Changes the reading, and wakes the consumer. With `quiet` it is woken only when `change` says that something is new,
+    /// or when it was not for so long.
+    pub(super) fn publish(
+        &self,
+        quiet: Option<Duration>,
+        change: impl FnOnce(&mut Reading) -> bool,
+    ) {
+        let wakes = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_new = change(&mut state.reading);
+            let is_old = |quiet| state.woken_at.is_none_or(|at| at.elapsed() >= quiet);
+            let wakes = is_new || quiet.is_none_or(is_old);
+            if wakes {
+                state.woken_at = Some(Instant::now());
+            }
+            wakes
+        };
+        if wakes {
+            (self.on_reading)();
+        }
     }
 
     /// Whether the members are to be read too.
@@ -81,10 +107,10 @@ pub(super) enum Command {
 
 /// Offsets to commit.
 pub(super) struct Commit {
-    /// Whose.
+    /// The group that they are committed for.
     pub following: Arc<Following>,
-    /// OffsetSpec.
+    /// The next offset of each partition.
     pub offsets: Vec<(TopicPartition, i64)>,
-    /// Who waits for it.
+    /// Gets the coordinator's answer.
     pub answer: oneshot::Sender<Result<(), ReadError>>,
 }

@@ -19,11 +19,36 @@ pub struct Reading {
     pub topic_ids: BTreeMap<String, String>,
     /// What `Auto` means on this cluster, once that is known.
     pub protocol: Option<GroupProtocol>,
+    /// What of it is not known as of the last round.
+    pub unread: Unread,
     /// When the reader last ended a round, whatever the brokers answered. It ends one every `interval`; a reading that is
     /// several intervals old comes from a reader that hangs or has died.
     pub read_at: Option<Millis>,
     /// The time between two rounds: longer than a second where the cluster answers slowly.
     pub interval: Option<Duration>,
+}
+
+/// What could not be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Unread {
+    /// All was read.
+    Nothing,
+    /// The ends or the committed offsets of these partitions, sorted; the others were read.
+    Partitions(Arc<[TopicPartition]>),
+    /// The ends of all partitions, or the group's offsets.
+    #[default]
+    All,
+}
+
+impl Unread {
+    /// Whether this partition was read.
+    pub fn is_known(&self, id: &TopicPartition) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::Partitions(unread) => unread.binary_search(id).is_err(),
+            Self::All => false,
+        }
+    }
 }
 
 impl Reading {
@@ -33,7 +58,7 @@ impl Reading {
     }
 }
 
-/// What went wrong with Kafka, in the broker's words.
+/// What went wrong with Kafka, in words that a status may say.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ReadError {
@@ -49,7 +74,27 @@ pub type OnReading = Arc<dyn Fn() + Send + Sync>;
 /// Where groups are read: the readers, or a test.
 pub trait Kafka: Send + Sync {
     /// Follows a consumer's topics and group until the answer is dropped.
-    fn follow(&self, what: &KafkaConfig, bell: OnReading) -> Arc<dyn Group>;
+    fn follow(&self, what: &KafkaConfig, on_reading: OnReading) -> Arc<dyn Group>;
+
+    /// How the readers are, where there are any.
+    fn statistics(&self) -> Statistics {
+        Statistics::default()
+    }
+}
+
+/// How the readers are.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Statistics {
+    /// How many clusters are read.
+    pub readers: usize,
+    /// The age of the newest reading of the cluster whose one is oldest.
+    pub oldest_reading: Option<Duration>,
+    /// How long the slowest cluster's last round took.
+    pub slowest_round: Duration,
+    /// Requests that failed, or were not answered, since the operator started.
+    pub failures: u64,
+    /// Threads that were started again because they hung or had died.
+    pub restarts: u64,
 }
 
 /// One consumer's topics and group.

@@ -1,11 +1,12 @@
-//! The thread that reads one Kafka cluster: it asks, takes the answers in, and publishes what is known.
+//! Reading one Kafka cluster: it asks, takes the answers in, and publishes what is known.
 //!
 //! It reads in rounds. A round asks every broker at once for all that is due, waits until all have answered or its
 //! patience is over, and publishes. A broker that is slow holds up nothing but its own partitions: what it has not yet
-//! answered is not asked again, is taken in when it comes, and is unknown when it failed.
+//! answered is not asked again, is taken in when it comes, and is unknown when it failed. Nothing here waits for a broker
+//! in any other way.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Weak, mpsc},
     time::{Duration, Instant},
 };
@@ -15,37 +16,40 @@ use rdkafka::types::RDKafkaErrorCode;
 use sluice_crds::{conditions::reason, kafkaconsumer::kafka::GroupProtocol};
 
 use super::{
-    admin::{Admin, Answer, Failure, OffsetSpec},
-    brokers::{Brokers, Search},
+    Limits, addresses,
+    admin::Admin,
+    answers::{Answer, Failure, OffsetSpec, Topic},
+    brokers::{BrokerSearchPace, Brokers, Search},
+    client, errors,
     following::{Command, Commit, Following},
     pace::Pace,
-    requests::{Question, Requests},
-    round::{self, GroupState, TopicState},
+    port::ReadError,
+    pulse::Pulse,
+    requests::{PartitionList, Question, Requests},
+    round::{self, GroupState},
+    topics::{self, LeaderQueries, TopicState},
 };
-use crate::kafka::port::ReadError;
 
 /// What a request may take.
 const REQUEST: Duration = Duration::from_secs(3);
 /// librdkafka ends a request by then, whatever happens; one that it has forgotten is asked again.
 const FORGOTTEN: Duration = Duration::from_secs(10);
-/// Who the brokers are is asked again at most this often.
-const BROKERS: Duration = Duration::from_secs(5);
-/// Topics, log starts and quiet groups are read this often.
+/// Topics and quiet groups are read this often.
 const SLOW_REFRESH: Duration = Duration::from_secs(10);
 /// Topics of which something is not known, or of which a leader does not answer, are described this often.
 const TOPIC_RETRY: Duration = Duration::from_secs(2);
-/// Commands are looked for this often while answers are awaited.
+/// Commands, and the client's bounds, are looked at this often while something is awaited.
 const COMMAND_POLL: Duration = Duration::from_millis(20);
+/// The same, where nobody answers.
+const SILENT_POLL: Duration = Duration::from_millis(500);
+/// The most partitions of a request. librdkafka merges the answers of a ListOffsets call by comparing each with all, and
+/// the answer with 4 KiB of metadata for each has to fit into the largest that is accepted.
+const PARTITIONS_OF_A_REQUEST: usize = 500;
+/// The most partitions that one description should have, and for how many a topic counts that is not known yet.
+const PARTITIONS_OF_A_DESCRIPTION: usize = 40_000;
+const PARTITIONS_OF_A_NEW_TOPIC: usize = 400;
 /// The setting that tells what `protocol: Auto` means.
 const HEARTBEAT: &str = "group.consumer.heartbeat.interval.ms";
-
-/// What is asked of one leader.
-#[derive(Default)]
-struct LeaderQueries {
-    starts: Vec<(Arc<str>, i32)>,
-    committed_ends: Vec<(Arc<str>, i32)>,
-    ends: Vec<(Arc<str>, i32)>,
-}
 
 /// What the thread was woken by.
 enum Wakeup {
@@ -55,71 +59,89 @@ enum Wakeup {
     Dropped,
 }
 
+/// Why a reader ended.
+pub(super) enum End {
+    /// Nobody follows the cluster any more, or another thread reads it.
+    Dropped,
+    /// Its brokers announced too many others.
+    TooManyBrokers,
+}
+
 /// The state of the thread.
-pub struct Reader {
-    addresses: String,
+pub(super) struct Reader<'a> {
+    addresses: &'a str,
+    limits: &'a Limits,
+    pulse: &'a Pulse,
+    inbox: &'a mpsc::Receiver<Command>,
     admin: Admin,
-    inbox: mpsc::Receiver<Command>,
-    groups: Vec<Weak<Following>>,
+    pub(super) groups: Vec<Weak<Following>>,
     topics: BTreeMap<String, TopicState>,
     states: HashMap<u64, GroupState>,
     cluster_id: Option<String>,
     protocol: Option<GroupProtocol>,
     requests: Requests,
+    started: Instant,
     /// When the round began that is not published yet.
     round: Option<Instant>,
     next: Instant,
     pace: Pace,
     brokers: Brokers,
-    brokers_at: Option<Instant>,
-    /// Who is asked for topics.
+    broker_search: BrokerSearchPace,
+    /// Who is asked for topics, settings and brokers.
     metadata_broker: Search,
     topics_at: Option<Instant>,
     /// Why the topics could not be described the last time.
     topics_failed: Option<Failure>,
-    starts_at: Option<Instant>,
     /// A leader did not answer: another may lead by now.
     leader_failed: bool,
-    /// All that are known were asked for something, and none does it.
-    brokers_wanted: bool,
 }
 
-impl Reader {
-    /// Reads until the other end of `inbox` is dropped.
-    pub(super) fn run(addresses: String, group: &str, inbox: mpsc::Receiver<Command>) {
-        let admin = match Admin::new(&addresses, group) {
-            Ok(admin) => admin,
-            Err(error) => return refuse(&addresses, &error.to_string(), &inbox),
-        };
+impl<'a> Reader<'a> {
+    /// Of the groups that are followed already.
+    pub(super) fn new(
+        addresses: &'a str,
+        admin: Admin,
+        inbox: &'a mpsc::Receiver<Command>,
+        limits: &'a Limits,
+        pulse: &'a Pulse,
+    ) -> Self {
         let now = Instant::now();
-        let reader = Self {
+        Self {
             addresses,
-            admin,
+            limits,
+            pulse,
             inbox,
+            admin,
             groups: Vec::new(),
             topics: BTreeMap::new(),
             states: HashMap::new(),
             cluster_id: None,
             protocol: None,
             requests: Requests::default(),
+            started: now,
             round: None,
             next: now,
             pace: Pace::default(),
             brokers: Brokers::default(),
-            brokers_at: None,
+            broker_search: BrokerSearchPace::default(),
             metadata_broker: Search::default(),
             topics_at: None,
             topics_failed: None,
-            starts_at: None,
             leader_failed: false,
-            brokers_wanted: false,
-        };
-        reader.read();
+        }
     }
 
-    fn read(mut self) {
+    /// Reads until it ends.
+    pub(super) fn read(&mut self) -> End {
         loop {
+            if !self.pulse.beat() {
+                return End::Dropped;
+            }
+            if self.admin.client().has_too_many_brokers() {
+                return End::TooManyBrokers;
+            }
             let now = Instant::now();
+            self.meet_brokers(now);
             if self.round.is_none() && now >= self.next {
                 self.begin(now);
             }
@@ -128,7 +150,7 @@ impl Reader {
                 Some(begun) => {
                     let patience = begun + self.pace.patience();
                     if now >= patience || !self.requests.awaits_an_answer() {
-                        self.end();
+                        self.end(begun);
                         continue;
                     }
                     patience
@@ -144,7 +166,7 @@ impl Reader {
                 Wakeup::Command(Command::Commit(commit)) => self.commit(commit),
                 Wakeup::Answer(tag, answer) => self.answered(tag, answer),
                 Wakeup::Time => {}
-                Wakeup::Dropped => return,
+                Wakeup::Dropped => return End::Dropped,
             }
         }
     }
@@ -153,7 +175,13 @@ impl Reader {
     fn wait(&self, until: Instant) -> Wakeup {
         let left = until.saturating_duration_since(Instant::now());
         if self.requests.is_empty() {
-            return match self.inbox.recv_timeout(left) {
+            // librdkafka learns of the first brokers by itself; the round that waits for them should begin at once.
+            let is_starting = self.started.elapsed() < TOPIC_RETRY;
+            let poll = match self.brokers.count() {
+                0 if is_starting => COMMAND_POLL,
+                _ => SILENT_POLL,
+            };
+            return match self.inbox.recv_timeout(left.min(poll)) {
                 Ok(command) => Wakeup::Command(command),
                 Err(mpsc::RecvTimeoutError::Timeout) => Wakeup::Time,
                 Err(mpsc::RecvTimeoutError::Disconnected) => Wakeup::Dropped,
@@ -171,119 +199,146 @@ impl Reader {
         }
     }
 
+    /// Takes the first brokers that librdkafka has learnt of.
+    fn meet_brokers(&mut self, now: Instant) {
+        if self.brokers.count() == 0 && self.round.is_none() {
+            self.brokers.add(self.admin.client().announced());
+            if self.brokers.count() > 0 {
+                self.next = now;
+            }
+        }
+    }
+
     /// Begins a round: asks for what is due.
     fn begin(&mut self, now: Instant) {
         self.round = Some(now);
         self.next = now + self.pace.interval();
         self.requests.begin_round(FORGOTTEN);
-        self.admin.serve();
-        self.groups.retain(|group| group.strong_count() > 0);
+        self.admin.client().serve();
         let groups = self.followed();
-        let present: HashSet<u64> = groups.iter().map(|group| group.id()).collect();
-        self.states.retain(|group, _| present.contains(group));
-        let wanted: BTreeSet<&str> =
+        if groups.len() < self.groups.len() {
+            self.groups.retain(|group| group.strong_count() > 0);
+            let present: HashSet<u64> = groups.iter().map(|group| group.id()).collect();
+            self.states.retain(|group, _| present.contains(group));
+        }
+        let wanted: HashSet<&str> =
             groups.iter().flat_map(|g| g.what().topics.iter().map(String::as_str)).collect();
         self.topics.retain(|name, _| wanted.contains(name.as_str()));
         if groups.is_empty() {
             return;
         }
         self.cluster_id = self.cluster_id.take().or_else(|| self.admin.cluster_id());
-        self.find_brokers();
-        let Some(metadata_broker) = self.metadata_broker.broker(&self.brokers) else { return };
-        let unknown = wanted
-            .iter()
-            .any(|name| self.topics.get(*name).is_none_or(|topic| topic.partitions.is_err()));
-        let often = if unknown || self.leader_failed { TOPIC_RETRY } else { SLOW_REFRESH };
-        if self.topics_at.is_none_or(|at| at.elapsed() >= often) {
-            let names: Vec<&str> = wanted.iter().copied().collect();
-            self.ask(Question::Topics, |admin, tag| {
-                admin.describe_topics(&names, metadata_broker, tag, REQUEST)
+        let Some(broker) = self.metadata_broker.broker(&self.brokers) else {
+            self.admin.look_for_brokers();
+            // At the start it takes a moment until somebody answers; until then nothing has gone wrong.
+            let has_failed = self.admin.client().connection_error().is_some();
+            if has_failed || self.started.elapsed() >= TOPIC_RETRY {
+                self.topics_failed = Some(self.no_connection());
+            }
+            return;
+        };
+        if self.broker_search.is_due(now) {
+            self.ask(Question::Brokers, PartitionList::new(), |admin, _, tag| {
+                admin.describe_cluster(broker, tag, REQUEST);
             });
         }
+        let is_unknown = wanted
+            .iter()
+            .any(|name| self.topics.get(*name).is_none_or(TopicState::is_to_be_described_again));
+        let often = if is_unknown || self.leader_failed { TOPIC_RETRY } else { SLOW_REFRESH };
+        if self.topics_at.is_none_or(|at| at.elapsed() >= often) {
+            self.describe(wanted.into_iter().collect(), broker);
+        }
         if self.protocol.is_none() {
-            self.ask(Question::Setting, |admin, tag| {
-                admin.broker_settings(metadata_broker, tag, REQUEST)
+            self.ask(Question::Setting, PartitionList::new(), |admin, _, tag| {
+                admin.broker_settings(broker, tag, REQUEST);
             });
         }
         self.ask_what_is_known(&groups);
     }
 
-    /// Asks who the brokers are, where that is not known or nobody of them does what is asked for.
-    fn find_brokers(&mut self) {
-        let due = self.brokers.count() == 0
-            || self.brokers_wanted && self.brokers_at.is_none_or(|at| at.elapsed() >= BROKERS);
-        if !due {
-            return;
+    /// Asks for ids and leaders of topics, in descriptions of a bounded size.
+    fn describe(&mut self, mut names: Vec<&str>, broker: i32) {
+        names.sort_unstable();
+        let mut chunks: Vec<(usize, Vec<String>)> = Vec::new();
+        for name in names {
+            let count = self.topics.get(name).and_then(TopicState::count);
+            let count = count.unwrap_or(PARTITIONS_OF_A_NEW_TOPIC);
+            match chunks.last_mut() {
+                Some((sum, chunk)) if *sum + count <= PARTITIONS_OF_A_DESCRIPTION => {
+                    *sum += count;
+                    chunk.push(name.to_owned());
+                }
+                _ => chunks.push((count, vec![name.to_owned()])),
+            }
         }
-        let found = self.admin.brokers(self.pace.patience());
-        (self.brokers_at, self.brokers_wanted) = (Some(Instant::now()), false);
-        if !found.is_empty() {
-            self.brokers = Brokers::default();
-            self.brokers.add(found);
-        } else if self.brokers.count() == 0 {
-            self.topics_failed = Some(self.no_connection());
+        for (chunk, (_, names)) in (0..).zip(chunks) {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            self.ask(Question::Topics { chunk }, PartitionList::new(), |admin, _, tag| {
+                admin.describe_topics(&names, broker, tag, REQUEST);
+            });
         }
     }
 
     /// Why there is nobody to ask.
     fn no_connection(&self) -> Failure {
-        let words = self
-            .admin
-            .connection_error()
-            .unwrap_or_else(|| "there is no connection yet".to_owned());
-        Failure { code: RDKafkaErrorCode::AllBrokersDown, words }
+        let error = self.admin.client().connection_error();
+        let cause = client::cause(error.as_ref(), self.cluster_id.is_some());
+        Failure { code: RDKafkaErrorCode::AllBrokersDown, words: cause.to_string() }
     }
 
     /// Asks for all of the partitions that are known, as far as that is due and was not asked in this round.
     fn ask_what_is_known(&mut self, groups: &[Arc<Following>]) {
-        let below_start = self.states.values().any(|state| state.has_expired_offset);
-        let starts_due =
-            below_start || self.starts_at.is_none_or(|at| at.elapsed() >= SLOW_REFRESH);
-        let topics_of = |committed| -> HashSet<&str> {
-            let those = groups.iter().filter(|group| group.committed_only() == committed);
-            those.flat_map(|group| group.what().topics.iter().map(String::as_str)).collect()
-        };
-        let (committed, uncommitted) = (topics_of(true), topics_of(false));
-        let mut leaders: BTreeMap<i32, LeaderQueries> = BTreeMap::new();
-        for (name, topic) in &self.topics {
-            let (committed, uncommitted) =
-                (committed.contains(name.as_str()), uncommitted.contains(name.as_str()));
-            for (number, leader, has_start) in topic.partitions() {
-                let led = leaders.entry(leader).or_default();
-                let lists = [
-                    (&mut led.starts, starts_due || !has_start),
-                    (&mut led.committed_ends, committed),
-                    (&mut led.ends, uncommitted),
-                ];
-                for (list, _) in lists.into_iter().filter(|(_, wanted)| *wanted) {
-                    list.push((Arc::clone(topic.name()), number));
-                }
+        let readable: Vec<&Arc<Following>> =
+            groups.iter().filter(|group| self.excess(group).is_none()).collect();
+        let mut needs: BTreeMap<&str, topics::Need> = BTreeMap::new();
+        for group in &readable {
+            let topics = &group.what().topics;
+            // The ends of a group's topics are of about one moment: one that is active keeps the others company.
+            let is_active =
+                topics.iter().any(|name| self.topics.get(name).is_some_and(TopicState::is_active));
+            for name in topics {
+                needs.entry(name).or_default().add(group.committed_only(), is_active);
             }
         }
-        if leaders.is_empty() {
-            return;
-        }
-        if starts_due {
-            self.starts_at = Some(Instant::now());
+        let mut leaders = topics::queries(&self.topics, needs);
+        for group in &readable {
+            let Some(state) = self.states.get_mut(&group.id()) else { continue };
+            for (topic, number) in state.expired_that_are_due() {
+                if let Some(leader) = self.topics.get(&*topic).and_then(|t| t.leader(number)) {
+                    leaders.entry(leader).or_default().starts.push((topic, number));
+                }
+            }
         }
         for (leader, LeaderQueries { starts, committed_ends, ends }) in leaders {
             let (before, after) =
                 (OffsetSpec::End { committed: true }, OffsetSpec::End { committed: false });
-            for (question, which, partitions) in [
-                (Question::Starts { leader }, OffsetSpec::Start, starts),
-                (Question::Ends { leader, committed: true }, before, committed_ends),
-                (Question::Ends { leader, committed: false }, after, ends),
-            ] {
-                let list: Vec<(&str, i32)> =
-                    partitions.iter().map(|(topic, number)| (&**topic, *number)).collect();
-                if !list.is_empty() {
-                    self.ask(question, |admin, tag| admin.list_offsets(&list, which, tag, REQUEST));
+            for (spec, all) in
+                [(OffsetSpec::Start, starts), (before, committed_ends), (after, ends)]
+            {
+                for (chunk, partitions) in (0..).zip(all.chunks(PARTITIONS_OF_A_REQUEST)) {
+                    let question = match spec {
+                        OffsetSpec::Start => Question::Starts { leader, chunk },
+                        OffsetSpec::End { committed } => {
+                            Question::Ends { leader, committed, chunk }
+                        }
+                    };
+                    self.ask(question, partitions.to_vec(), |admin, list, tag| {
+                        admin.list_offsets(list, spec, tag, REQUEST);
+                    });
                 }
             }
         }
-        for following in groups {
+        for following in &readable {
             self.ask_of_group(following);
         }
+    }
+
+    /// What keeps a group from being read at all: more partitions than allowed.
+    fn excess(&self, following: &Following) -> Option<ReadError> {
+        let counts = following.what().topics.iter();
+        let count = counts.filter_map(|name| self.topics.get(name)?.count()).sum();
+        (count > self.limits.partitions).then(|| errors::too_many_partitions(count, self.limits))
     }
 
     /// Asks for a group's offsets and members, as far as that is due and was not asked in this round.
@@ -291,51 +346,57 @@ impl Reader {
         let (group, what) = (following.id(), following.what());
         let state = self.states.entry(group).or_default();
         let (offsets_due, members_due) =
-            (state.is_due(SLOW_REFRESH), state.members_are_due() && following.members_wanted());
+            (state.is_due(group), state.members_are_due() && following.members_wanted());
         let Some(broker) = state.coordinator.broker(&self.brokers) else { return };
         if offsets_due {
             let known = what.topics.iter().filter_map(|name| self.topics.get(name));
-            let all = known.flat_map(|topic| {
-                topic.partitions().map(|(number, ..)| (Arc::clone(topic.name()), number))
-            });
-            let all: Vec<_> = all.collect();
-            let list: Vec<(&str, i32)> =
-                all.iter().map(|(topic, number)| (&**topic, *number)).collect();
-            if !list.is_empty() {
-                let question = Question::Offsets { group, broker };
-                self.ask(question, |admin, tag| {
-                    admin.group_offsets(&what.group_id, &list, broker, tag, REQUEST)
+            let all: PartitionList = known
+                .flat_map(|topic| {
+                    topic.partitions().map(|(number, ..)| (Arc::clone(topic.name()), number))
+                })
+                .collect();
+            for (chunk, partitions) in (0..).zip(all.chunks(PARTITIONS_OF_A_REQUEST)) {
+                let question = Question::Offsets { group, broker, chunk };
+                self.ask(question, partitions.to_vec(), |admin, list, tag| {
+                    admin.group_offsets(&what.group_id, list, broker, tag, REQUEST);
                 });
             }
         }
         if members_due {
-            let question = Question::Members { group };
-            self.ask(question, |admin, tag| {
-                admin.describe_group(&what.group_id, broker, tag, REQUEST)
+            self.ask(Question::Members { group }, PartitionList::new(), |admin, _, tag| {
+                admin.describe_group(&what.group_id, broker, tag, REQUEST);
             });
         }
     }
 
     /// Sends a request, unless this round has asked it, or an earlier one and there is no answer yet.
-    fn ask(&mut self, question: Question, send: impl FnOnce(&Admin, u64)) {
-        if let Some(tag) = self.requests.ask(question) {
-            send(&self.admin, tag);
+    fn ask(
+        &mut self,
+        question: Question,
+        partitions: PartitionList,
+        send: impl FnOnce(&Admin, &[(Arc<str>, i32)], u64),
+    ) {
+        if let Some((tag, partitions)) = self.requests.ask(question, partitions) {
+            send(&self.admin, partitions, tag);
         }
     }
 
-    /// Ends a round: says what is known.
-    fn end(&mut self) {
+    /// Ends a round: publishes what is known.
+    fn end(&mut self, begun: Instant) {
         self.round = None;
         for following in self.followed() {
             self.publish(&following);
         }
+        self.topics.values_mut().for_each(TopicState::was_published);
+        self.pulse.round(begun.elapsed());
         let before = self.pace.interval();
         match self.pace.end_of_round() {
             Some(interval) if interval > before => {
-                tracing::warn!(addresses = %self.addresses, ?interval, "reading this Kafka cluster takes long: it is read less often");
+                let addresses = self.addresses;
+                tracing::warn!(addresses, ?interval, "Kafka answers slowly: it is read less often");
             }
             Some(interval) => {
-                tracing::info!(addresses = %self.addresses, ?interval, "this Kafka cluster is read more often again");
+                tracing::info!(addresses = self.addresses, ?interval, "Kafka is read more often");
             }
             None => {}
         }
@@ -347,150 +408,214 @@ impl Reader {
 
     /// Takes an answer in.
     fn answered(&mut self, tag: u64, answer: Result<Answer, Failure>) {
-        let Some(open) = self.requests.answered(tag) else { return };
+        let Some(request) = self.requests.answered(tag) else { return };
         let now = Timestamp::now().as_millisecond();
-        if answer.is_ok() && self.requests.is_of_this_round(&open) {
-            self.pace.answered(open.asked.elapsed());
+        match &answer {
+            Ok(_) if self.requests.is_of_this_round(&request) => {
+                self.pace.answered(request.asked.elapsed());
+            }
+            Ok(_) => {}
+            Err(failure) => {
+                self.pulse.failed();
+                let question = request.question;
+                tracing::debug!(addresses = self.addresses, ?question, %failure, "not answered");
+            }
         }
-        match (open.question, answer) {
+        match (request.question, answer) {
             (Question::Commit { group }, answer) => {
                 if let Some(state) = self.states.get_mut(&group) {
                     state.was_changed();
                 }
                 // What was committed is to be seen at once.
                 self.next = Instant::now();
-                if let Some(waiting) = open.waiting {
+                if let Some(waiting) = request.waiting {
                     let _ = waiting.send(self.committed(answer));
                 }
             }
-            (Question::Topics, Ok(Answer::Topics(topics))) => {
-                (self.topics_at, self.topics_failed, self.leader_failed) =
-                    (Some(Instant::now()), None, false);
-                self.metadata_broker.again();
-                for topic in topics {
-                    if let Ok((_, leaders)) = &topic.described {
-                        self.brokers.add(leaders.iter().copied());
-                    }
-                    let known = self.topics.remove(&topic.name);
-                    self.topics.insert(topic.name.clone(), round::described(known, &topic));
-                }
-                if self.round.is_some() {
-                    self.ask_what_is_known(&self.followed());
-                }
-            }
-            (Question::Topics, Err(failure)) => {
-                if let Some(asked) = self.metadata_broker.broker(&self.brokers)
-                    && !self.metadata_broker.refused(asked, &self.brokers)
-                {
-                    self.metadata_broker.again();
-                    self.brokers_wanted = true;
-                }
+            (Question::Topics { .. }, Ok(Answer::Topics(topics))) => self.take_topics(topics),
+            (Question::Topics { .. }, Err(failure)) => {
+                self.metadata_failed();
                 self.topics_failed = Some(failure);
             }
+            (Question::Brokers, Ok(Answer::Brokers(found))) => {
+                self.broker_search.searched(Instant::now());
+                if !found.is_empty() {
+                    self.brokers = Brokers::default();
+                    self.brokers.add(found);
+                }
+            }
+            (Question::Brokers, Err(_)) => {
+                self.broker_search.searched(Instant::now());
+                // librdkafka may have learnt of others by itself.
+                self.brokers.add(self.admin.client().announced());
+                self.metadata_failed();
+            }
             (Question::Setting, Ok(Answer::Setting(value))) => {
-                self.protocol = Some(round::protocol(value.as_deref()))
+                self.protocol = Some(round::protocol(value.as_deref()));
             }
             // A broker may refuse to show its settings; `Auto` is then the classic protocol, which every broker has.
-            (Question::Setting, Err(failure)) if !round::is_transport(&failure) => {
+            (Question::Setting, Err(failure)) if !errors::is_transport(&failure) => {
                 self.protocol = Some(GroupProtocol::Classic);
             }
             (Question::Starts { .. }, Ok(Answer::Offsets(offsets))) => {
-                round::take_starts(&mut self.topics, &offsets)
+                topics::take_starts(&mut self.topics, &offsets);
             }
             (Question::Ends { committed, .. }, Ok(Answer::Offsets(offsets))) => {
                 self.leader_failed |= offsets.iter().any(|offset| offset.offset.is_none());
-                round::take_ends(&mut self.topics, offsets, committed, now);
+                topics::take_ends(&mut self.topics, offsets, committed, now);
             }
-            (Question::Ends { leader, committed }, Err(failure)) => {
-                tracing::debug!(addresses = %self.addresses, leader, %failure, "a leader does not tell its ends");
-                round::fail_ends(&mut self.topics, leader, committed, &failure);
+            (Question::Ends { committed, .. }, Err(failure)) => {
+                topics::fail_ends(&mut self.topics, &request.partitions, committed, &failure);
                 self.leader_failed = true;
             }
-            (Question::Offsets { group, broker }, Ok(Answer::Offsets(offsets))) => {
+            (Question::Offsets { group, broker, .. }, Ok(Answer::Offsets(offsets))) => {
                 if let Some(state) = self.states.get_mut(&group) {
                     state.coordinator.found(broker);
-                    state.take_offsets(offsets, open.asked, now);
+                    self.broker_search.found();
+                    state.take_offsets(offsets, request.asked, now);
                 }
             }
-            (Question::Offsets { group, broker }, Err(failure)) => {
-                self.offsets_failed(group, broker, &failure)
+            (Question::Offsets { group, broker, .. }, Err(failure)) => {
+                self.offsets_failed(group, broker, &failure);
             }
             (Question::Members { group }, Ok(Answer::Group(description))) => {
                 if let Some(state) = self.states.get_mut(&group) {
                     state.take_members(description, now);
                 }
             }
-            (question, Err(failure)) => {
-                tracing::debug!(addresses = %self.addresses, ?question, %failure, "a request to Kafka failed");
-                if let Question::Members { group } = question
-                    && let Some(state) = self.states.get_mut(&group)
-                {
+            (Question::Members { group }, Err(_)) => {
+                if let Some(state) = self.states.get_mut(&group) {
                     // Another broker may coordinate it by now: the offsets find that out.
                     state.read_at = None;
                 }
             }
-            (question, Ok(answer)) => {
-                tracing::error!(addresses = %self.addresses, ?question, ?answer, "an answer to another question");
+            (_, Err(_)) => {}
+            (question, Ok(_)) => {
+                tracing::error!(addresses = self.addresses, ?question, "an answer to another one");
             }
         }
     }
 
-    /// A broker did not tell a group's offsets: another one is asked, and all around there is a reason to tell.
+    fn take_topics(&mut self, topics: Vec<Topic>) {
+        (self.topics_at, self.topics_failed, self.leader_failed) =
+            (Some(Instant::now()), None, false);
+        let broker = self.metadata_broker.broker(&self.brokers);
+        let mut is_behind = false;
+        for topic in topics {
+            if let Ok((_, leaders)) = &topic.described {
+                self.brokers.add(leaders.iter().copied());
+            }
+            let known = self.topics.remove(&topic.name);
+            let state = topics::described(known, &topic);
+            is_behind |= state.is_missing_once();
+            self.topics.insert(topic.name.clone(), state);
+        }
+        if is_behind && let Some(broker) = broker {
+            // It may have started just now: another one is to agree before what is known is dropped.
+            self.metadata_broker.refused(broker, &self.brokers);
+        }
+        self.metadata_broker.again();
+        if self.round.is_some() {
+            self.ask_what_is_known(&self.followed());
+        }
+    }
+
+    /// The broker that is asked for topics did not answer: another one is asked, and all around who there is.
+    fn metadata_failed(&mut self) {
+        if let Some(asked) = self.metadata_broker.broker(&self.brokers)
+            && !self.metadata_broker.refused(asked, &self.brokers)
+        {
+            self.metadata_broker.again();
+            self.broker_search.want();
+        }
+    }
+
+    /// A broker did not tell a group's offsets: another one is asked, and all around there is an error.
     fn offsets_failed(&mut self, group: u64, broker: i32, failure: &Failure) {
-        let Some(state) = self.states.get_mut(&group) else { return };
-        tracing::debug!(addresses = %self.addresses, broker, %failure, "a broker does not tell a group's offsets");
+        let mut followed = self.groups.iter().filter_map(Weak::upgrade);
+        let Some(following) = followed.find(|following| following.id() == group) else { return };
+        let state = self.states.entry(group).or_default();
+        let error = || errors::offsets_error(self.addresses, &following.what().group_id, failure);
+        if errors::is_refusal(failure) {
+            // Every broker would refuse: this is no reason to look for another one.
+            state.was_refused(error());
+            return;
+        }
         let is_another = failure.code == RDKafkaErrorCode::NotCoordinator;
         let more = state.coordinator.refused(broker, &self.brokers);
         if !more {
             state.coordinator.again();
-            self.brokers_wanted = true;
+            self.broker_search.want();
         }
         if !is_another || !more && state.failed.is_none() {
-            state.failed = Some(round::offsets_error(&self.addresses, failure));
+            state.failed(error());
         }
-        let mut followed = self.groups.iter().filter_map(Weak::upgrade);
-        if is_another
-            && more
-            && self.round.is_some()
-            && let Some(following) = followed.find(|following| following.id() == group)
-        {
+        if is_another && more && self.round.is_some() {
             self.ask_of_group(&following);
         }
     }
 
     fn publish(&mut self, following: &Following) {
+        if self.pulse.is_abandoned() {
+            return;
+        }
+        let excess = self.excess(following);
         let state = self.states.entry(following.id()).or_default();
         let topics = &following.what().topics;
-        let (snapshot, error) = round::snapshot(
-            &self.addresses,
-            topics,
-            &self.topics,
-            state,
-            following.committed_only(),
-        );
-        let unknown = || topics.iter().any(|name| !self.topics.contains_key(name));
-        let undescribed = self.topics_failed.as_ref().filter(|_| unknown());
-        let error = error
-            .or_else(|| undescribed.map(|failure| round::read_error(&self.addresses, failure)));
-        let error = error.map(|error| match self.admin.connection_error() {
-            Some(words) if error.reason == reason::UNREACHABLE => {
-                round::unreachable(&self.addresses, &words)
+        let is_touched = state.is_touched()
+            || topics.iter().any(|name| self.topics.get(name).is_none_or(TopicState::is_touched));
+        let view = (is_touched && excess.is_none()).then(|| {
+            let committed_only = following.committed_only();
+            round::view(self.addresses, topics, &self.topics, state, committed_only)
+        });
+        let is_unknown = topics.iter().any(|name| !self.topics.contains_key(name));
+        let undescribed = self.topics_failed.as_ref().filter(|_| is_unknown);
+        let client = self.admin.client();
+        let explain = |error: ReadError| match (client.refused(), client.connection_error()) {
+            (Some(host), _)
+                if matches!(error.reason, reason::UNREACHABLE | reason::PARTLY_KNOWN) =>
+            {
+                addresses::not_allowed(&host)
+            }
+            (None, Some(cause)) if error.reason == reason::UNREACHABLE => {
+                let cause = client::cause(Some(&cause), self.cluster_id.is_some());
+                errors::unreachable(self.addresses, cause)
             }
             _ => error,
-        });
+        };
         let (now, interval) = (Timestamp::now().as_millisecond(), self.pace.interval());
-        following.publish(|reading| {
+        // What nobody has answered for in this round is as it was.
+        let Some(view) = view.or_else(|| excess.map(|error| round::View::none(Some(error)))) else {
+            following.publish(Some(Duration::MAX), |reading| {
+                (reading.read_at, reading.interval) = (Some(now), Some(interval));
+                false
+            });
+            return;
+        };
+        let error = view
+            .error
+            .or_else(|| undescribed.map(|failure| errors::read_error(self.addresses, failure)));
+        let error = error.map(explain);
+        let ids = topics
+            .iter()
+            .filter_map(|name| Some((name.clone(), self.topics.get(name)?.id.clone()?)))
+            .collect();
+        following.publish(view.quiet, |reading| {
+            let is_new = reading.error != error
+                || reading.unread != view.unread
+                || reading.cluster_id != self.cluster_id
+                || reading.protocol != self.protocol
+                || reading.topic_ids != ids;
             // An older one is still what is known; it says itself how old it is.
-            reading.snapshot = snapshot.map(Arc::new).or_else(|| reading.snapshot.take());
+            reading.snapshot = view.snapshot.map(Arc::new).or_else(|| reading.snapshot.take());
             reading.error = error;
+            reading.unread = view.unread;
             reading.read_at = Some(now);
             reading.interval = Some(interval);
             reading.cluster_id.clone_from(&self.cluster_id);
             reading.protocol = self.protocol;
-            reading.topic_ids = topics
-                .iter()
-                .filter_map(|name| Some((name.clone(), self.topics.get(name)?.id.clone()?)))
-                .collect();
+            reading.topic_ids = ids;
+            is_new
         });
     }
 
@@ -500,8 +625,8 @@ impl Reader {
         let group = &commit.following.what().group_id;
         let state = self.states.entry(commit.following.id()).or_default();
         let Some(broker) = state.coordinator.broker(&self.brokers) else {
-            let _ =
-                commit.answer.send(Err(round::read_error(&self.addresses, &self.no_connection())));
+            let error = errors::read_error(self.addresses, &self.no_connection());
+            let _ = commit.answer.send(Err(error));
             return;
         };
         let tag = self.requests.commit(commit.following.id(), commit.answer);
@@ -517,26 +642,6 @@ impl Reader {
             }),
             Err(failure) => Some(failure),
         };
-        failure.map_or(Ok(()), |failure| Err(round::read_error(&self.addresses, &failure)))
-    }
-}
-
-/// librdkafka did not take the addresses: every group is told, until there are other ones.
-fn refuse(addresses: &str, words: &str, inbox: &mpsc::Receiver<Command>) {
-    while let Ok(command) = inbox.recv() {
-        let error = ReadError {
-            reason: reason::UNREACHABLE,
-            message: format!("{addresses} cannot be used: {words}"),
-        };
-        match command {
-            Command::Follow(group) => {
-                if let Some(following) = group.upgrade() {
-                    following.publish(|reading| reading.error = Some(error));
-                }
-            }
-            Command::Commit(commit) => {
-                let _ = commit.answer.send(Err(error));
-            }
-        }
+        failure.map_or(Ok(()), |failure| Err(errors::read_error(self.addresses, &failure)))
     }
 }

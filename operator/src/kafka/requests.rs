@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,13 +14,20 @@ use crate::kafka::port::ReadError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Question {
     /// Ids and leaders of the topics.
-    Topics,
+    Topics {
+        /// Which part of them.
+        chunk: u32,
+    },
+    /// Who the brokers are.
+    Brokers,
     /// A broker's setting.
     Setting,
     /// The first offsets of a leader's partitions.
     Starts {
         /// The broker.
         leader: i32,
+        /// Which part of them.
+        chunk: u32,
     },
     /// The ends of a leader's partitions.
     Ends {
@@ -27,6 +35,8 @@ pub enum Question {
         leader: i32,
         /// Whether it is about committed records only.
         committed: bool,
+        /// Which part of them.
+        chunk: u32,
     },
     /// A group's committed offsets.
     Offsets {
@@ -34,6 +44,8 @@ pub enum Question {
         group: u64,
         /// Who is asked: its coordinator, as far as that is known.
         broker: i32,
+        /// Which part of them.
+        chunk: u32,
     },
     /// A group's members.
     Members {
@@ -47,6 +59,11 @@ pub enum Question {
     },
 }
 
+/// Partitions, by topic and number.
+pub type Partitions = [(Arc<str>, i32)];
+/// The same, owned.
+pub type PartitionList = Vec<(Arc<str>, i32)>;
+
 /// A request that is not answered yet.
 #[derive(Debug)]
 pub struct InFlight {
@@ -56,6 +73,8 @@ pub struct InFlight {
     pub asked: Instant,
     /// The round that asked it.
     pub round: u64,
+    /// The partitions that it is about.
+    pub partitions: PartitionList,
     /// Who waits for the end of a commit.
     pub waiting: Option<oneshot::Sender<Result<(), ReadError>>>,
 }
@@ -64,10 +83,10 @@ pub struct InFlight {
 #[derive(Debug, Default)]
 pub struct Requests {
     tag: u64,
-    open: HashMap<u64, InFlight>,
+    in_flight: HashMap<u64, InFlight>,
     questions: HashSet<Question>,
     round: u64,
-    /// How many of this round's are open.
+    /// How many of this round's are not answered.
     awaited: usize,
     /// What this round has asked.
     asked: HashSet<Question>,
@@ -79,60 +98,65 @@ impl Requests {
         self.round += 1;
         self.awaited = 0;
         self.asked.clear();
-        self.open.retain(|_, open| open.asked.elapsed() < forgotten);
-        self.questions = self.open.values().map(|open| open.question).collect();
+        self.in_flight.retain(|_, request| request.asked.elapsed() < forgotten);
+        self.questions = self.in_flight.values().map(|request| request.question).collect();
     }
 
     /// The tag for a question; `None` if it was asked in this round, or before without an answer so far.
-    pub fn ask(&mut self, question: Question) -> Option<u64> {
+    pub fn ask(
+        &mut self,
+        question: Question,
+        partitions: PartitionList,
+    ) -> Option<(u64, &Partitions)> {
         if !self.asked.insert(question) || !self.questions.insert(question) {
             return None;
         }
         self.awaited += 1;
-        Some(self.open(question, None))
+        let tag = self.send(question, partitions, None);
+        Some((tag, self.in_flight.get(&tag).map_or(&[], |request| request.partitions.as_slice())))
     }
 
     /// The tag for a commit, which is never left out.
     pub fn commit(&mut self, group: u64, waiting: oneshot::Sender<Result<(), ReadError>>) -> u64 {
-        self.open(Question::Commit { group }, Some(waiting))
+        self.send(Question::Commit { group }, PartitionList::new(), Some(waiting))
     }
 
-    fn open(
+    fn send(
         &mut self,
         question: Question,
+        partitions: PartitionList,
         waiting: Option<oneshot::Sender<Result<(), ReadError>>>,
     ) -> u64 {
         self.tag += 1;
-        self.open.insert(
-            self.tag,
-            InFlight { question, asked: Instant::now(), round: self.round, waiting },
-        );
+        let (asked, round) = (Instant::now(), self.round);
+        let request = InFlight { question, asked, round, partitions, waiting };
+        self.in_flight.insert(self.tag, request);
         self.tag
     }
 
     /// The request that is answered; `None` if it was given up.
     pub fn answered(&mut self, tag: u64) -> Option<InFlight> {
-        let open = self.open.remove(&tag)?;
-        if open.waiting.is_none() {
-            self.questions.remove(&open.question);
-            self.awaited -= usize::from(self.is_of_this_round(&open));
+        let request = self.in_flight.remove(&tag)?;
+        if request.waiting.is_none() {
+            self.questions.remove(&request.question);
+            self.awaited -= usize::from(self.is_of_this_round(&request));
         }
-        Some(open)
+        Some(request)
     }
 
     /// Whether this round has asked it.
-    pub fn is_of_this_round(&self, open: &InFlight) -> bool {
-        open.round == self.round
+    pub fn is_of_this_round(&self, request: &InFlight) -> bool {
+        request.round == self.round
     }
 
-    /// Whether something that this round has asked is open.
+    /// Whether something that this round has asked is not answered yet.
     pub fn awaits_an_answer(&self) -> bool {
         self.awaited > 0
     }
 
-    /// Whether nothing at all is open.
+    /// Whether all is answered.
     pub fn is_empty(&self) -> bool {
-        self.open.is_empty()
+        self.in_flight.is_empty()
     }
 }
 
@@ -141,40 +165,44 @@ mod tests {
     use super::*;
 
     const LONG: Duration = Duration::from_secs(60);
-    const SLOW: Question = Question::Ends { leader: 1, committed: true };
-    const QUICK: Question = Question::Ends { leader: 2, committed: true };
+    const SLOW: Question = Question::Ends { leader: 1, committed: true, chunk: 0 };
+    const QUICK: Question = Question::Ends { leader: 2, committed: true, chunk: 0 };
+
+    fn ask(requests: &mut Requests, question: Question) -> Option<u64> {
+        requests.ask(question, PartitionList::new()).map(|(tag, _)| tag)
+    }
 
     #[test]
     fn what_is_open_is_not_asked_again_and_holds_up_its_own_round_only() {
         let mut requests = Requests::default();
         requests.begin_round(LONG);
-        let slow = requests.ask(SLOW).unwrap();
-        let quick = requests.ask(QUICK).unwrap();
+        let slow = ask(&mut requests, SLOW).unwrap();
+        let quick = ask(&mut requests, QUICK).unwrap();
         requests.answered(quick).unwrap();
         assert!(requests.awaits_an_answer());
-        assert_eq!(requests.ask(QUICK), None, "once a round");
+        assert_eq!(ask(&mut requests, QUICK), None, "once a round");
 
         requests.begin_round(LONG);
-        assert_eq!(requests.ask(SLOW), None, "it is open");
-        let quick = requests.ask(QUICK).unwrap();
+        assert_eq!(ask(&mut requests, SLOW), None, "it is open");
+        let quick = ask(&mut requests, QUICK).unwrap();
         requests.answered(quick).unwrap();
         assert!(!requests.awaits_an_answer() && !requests.is_empty());
 
         let late = requests.answered(slow).unwrap();
         assert_eq!(late.question, SLOW);
         assert!(!requests.is_of_this_round(&late) && requests.is_empty());
-        assert_eq!(requests.ask(SLOW), None, "once a round, even if it was left out");
+        assert_eq!(ask(&mut requests, SLOW), None, "once a round, even if it was left out");
         requests.begin_round(LONG);
-        assert!(requests.ask(SLOW).is_some());
+        assert!(ask(&mut requests, SLOW).is_some());
     }
 
     #[test]
     fn a_late_answer_is_never_taken_for_that_to_another_question() {
         let mut requests = Requests::default();
         requests.begin_round(LONG);
-        let old = requests.ask(SLOW).unwrap();
+        let old = ask(&mut requests, SLOW).unwrap();
         requests.begin_round(Duration::ZERO);
-        let new = requests.ask(SLOW).unwrap();
+        let new = ask(&mut requests, SLOW).unwrap();
         assert!(new != old && requests.answered(old).is_none() && requests.awaits_an_answer());
         assert!(
             requests.answered(new).is_some()

@@ -1,12 +1,12 @@
 //! What is known of topics and groups between rounds, what of it is due, and the snapshot that follows. Without Kafka.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    hash::{BuildHasher, RandomState},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use rdkafka::types::RDKafkaErrorCode;
 use sluice_crds::{
     conditions::reason, kafkaconsumer::kafka::GroupProtocol, report::ProgressReport,
 };
@@ -15,141 +15,33 @@ use sluice_planner::snapshot::{
 };
 
 use super::{
-    admin::{self, Failure, GroupDescription, PartitionOffset},
+    answers::{self, Failure, GroupDescription, PartitionOffset},
     brokers::Search,
+    errors::{commits_error, ends_error, topic_error},
+    port::{ReadError, Unread},
+    topics::TopicState,
 };
-use crate::kafka::port::ReadError;
 
-/// A topic, as far as it is known.
+/// A group whose next record has expired: how far the log's start is by now.
+const EXPIRED_STARTS: Duration = Duration::from_secs(5);
+/// A reading in which nothing is new, and nothing is unprocessed, wakes its consumer this often.
+const QUIET: Duration = Duration::from_millis(4_500);
+const IDLE_QUIET: Duration = Duration::from_millis(9_500);
+
+/// What was committed for a partition, and the report that came with it.
 #[derive(Clone, Debug)]
-pub struct TopicState {
-    /// Its name, shared with all snapshots.
-    name: Arc<str>,
-    /// Its id.
-    pub id: Option<String>,
-    /// Its partitions, or what the broker said of it.
-    pub partitions: Result<Vec<PartitionState>, Option<Failure>>,
-}
-
-/// A partition, as far as it is known.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PartitionState {
-    leader: i32,
-    start: Option<i64>,
-    /// The last stable offset, and the high watermark.
-    committed_end: End,
-    end: End,
-}
-
-/// An end of a partition, as far as it is known.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct End {
-    /// The offset, and when it was read.
-    known: Option<(i64, Millis)>,
-    /// Why it could not be read the last time.
+struct Commit {
+    committed: Committed,
+    at: Millis,
+    report: Option<Arc<ProgressReport>>,
+    /// The hash of the metadata that the report was read from.
+    hash: u64,
+    /// Why it could not be read.
     failure: Option<Failure>,
 }
 
-impl PartitionState {
-    fn end(&mut self, committed: bool) -> &mut End {
-        if committed { &mut self.committed_end } else { &mut self.end }
-    }
-}
-
-impl TopicState {
-    /// Its name.
-    pub fn name(&self) -> &Arc<str> {
-        &self.name
-    }
-
-    /// Its partitions: number, leader, and whether the log's start was ever read.
-    pub fn partitions(&self) -> impl Iterator<Item = (i32, i32, bool)> {
-        (0..)
-            .zip(self.partitions.iter().flatten())
-            .map(|(number, state)| (number, state.leader, state.start.is_some()))
-    }
-
-    fn partition(&mut self, number: i32) -> Option<&mut PartitionState> {
-        self.partitions.as_mut().ok()?.get_mut(usize::try_from(number).ok()?)
-    }
-}
-
-/// A topic after it was described: what is known of its partitions stays, unless it was made anew.
-pub fn described(known: Option<TopicState>, topic: &admin::Topic) -> TopicState {
-    let name =
-        known.as_ref().map_or_else(|| Arc::from(topic.name.as_str()), |k| Arc::clone(&k.name));
-    match &topic.described {
-        Ok((id, leaders)) => {
-            let same = known.filter(|k| k.id.as_ref() == Some(id)).and_then(|k| k.partitions.ok());
-            let mut partitions = same.unwrap_or_default();
-            partitions.resize(leaders.len(), PartitionState::default());
-            for (partition, leader) in partitions.iter_mut().zip(leaders) {
-                partition.leader = *leader;
-            }
-            TopicState { name, id: Some(id.clone()), partitions: Ok(partitions) }
-        }
-        Err(failure) => TopicState { name, id: None, partitions: Err(Some(failure.clone())) },
-    }
-}
-
-/// Takes log starts in.
-pub fn take_starts(topics: &mut BTreeMap<String, TopicState>, offsets: &[PartitionOffset]) {
-    for offset in offsets {
-        if let (Some(partition), Some(start)) = (
-            topics.get_mut(&offset.topic).and_then(|t| t.partition(offset.partition)),
-            offset.offset,
-        ) {
-            partition.start = Some(start);
-        }
-    }
-}
-
-/// Takes ends in that were read at `now`.
-pub fn take_ends(
-    topics: &mut BTreeMap<String, TopicState>,
-    offsets: Vec<PartitionOffset>,
-    committed: bool,
-    now: Millis,
-) {
-    for offset in offsets {
-        let Some(partition) =
-            topics.get_mut(&offset.topic).and_then(|t| t.partition(offset.partition))
-        else {
-            continue;
-        };
-        let end = partition.end(committed);
-        match offset.offset {
-            Some(offset) => *end = End { known: Some((offset, now)), failure: None },
-            // What was known before still is; it says itself how old it is.
-            None => end.failure = Some(offset.failure.unwrap_or_else(no_leader_answered)),
-        }
-    }
-}
-
-/// Notes that a leader did not tell the ends of its partitions.
-pub fn fail_ends(
-    topics: &mut BTreeMap<String, TopicState>,
-    leader: i32,
-    committed: bool,
-    failure: &Failure,
-) {
-    for partition in topics.values_mut().flat_map(|t| t.partitions.iter_mut().flatten()) {
-        if partition.leader == leader {
-            partition.end(committed).failure = Some(failure.clone());
-        }
-    }
-}
-
-/// librdkafka hides a leader that is away as success without an offset.
-fn no_leader_answered() -> Failure {
-    Failure {
-        code: RDKafkaErrorCode::BrokerTransportFailure,
-        words: "its leader did not answer".to_owned(),
-    }
-}
-
-/// What was committed for a partition, and the report that came with it.
-type Commit = (Committed, Option<Arc<ProgressReport>>);
+const UNREAD: Commit =
+    Commit { committed: Committed::Unknown, at: 0, report: None, hash: 0, failure: None };
 
 /// A group, as far as it is known.
 #[derive(Clone, Debug, Default)]
@@ -158,35 +50,66 @@ pub struct GroupState {
     pub read_at: Option<Instant>,
     /// When this process last committed for it.
     changed_at: Option<Instant>,
+    /// When it was last refused to this client.
+    refused_at: Option<Instant>,
     /// Whether it has arrivals or lag: then its offsets are read every round.
     active: bool,
-    /// Whether a committed offset is below what was taken for the log's start: the start is then read anew.
-    pub has_expired_offset: bool,
+    /// Partitions whose committed offset is below what was taken for the log's start: that is then read again.
+    expired: Vec<(Arc<str>, i32)>,
+    expired_at: Option<Instant>,
     /// When its members were last read.
     members_at: Option<Instant>,
     /// Who coordinates it.
     pub coordinator: Search,
     /// Why its offsets could not be read.
     pub failed: Option<ReadError>,
-    offsets: HashMap<(String, i32), Commit>,
-    offsets_at: Millis,
+    /// Why its members could not be read.
+    members_failed: Option<ReadError>,
+    /// By topic, then by partition.
+    offsets: HashMap<Arc<str>, Vec<Commit>>,
     members: Option<Group>,
+    /// Whether something was read since it was last published.
+    is_touched: bool,
+    /// Whether that was anything new.
+    is_new: bool,
     /// The ends when it was last looked at.
     ends: i64,
+    /// What makes one metadata's hash differ from another's.
+    hasher: RandomState,
 }
 
 impl GroupState {
-    /// Whether its offsets are to be read in this round.
-    pub fn is_due(&self, seldom: Duration) -> bool {
+    /// Whether its offsets are to be read in this round. Quiet groups are spread over the rounds by their number.
+    pub fn is_due(&self, group: u64) -> bool {
+        let older = |at: Option<Instant>, than| at.is_none_or(|at| at.elapsed() >= than);
+        if !older(self.refused_at, Duration::from_secs(10)) && self.refused_at.is_some() {
+            return false;
+        }
         self.active
             || self.failed.is_some()
             || self.coordinator.is_open()
-            || self.read_at.is_none_or(|at| at.elapsed() >= seldom)
+            || older(self.read_at, Duration::from_millis(7_000 + group % 5 * 700))
     }
 
     /// Whether its members, where they are wanted, are to be read in this round.
     pub fn members_are_due(&self) -> bool {
         self.members_at.is_none_or(|at| at.elapsed() >= Duration::from_secs(1))
+    }
+
+    /// Whether there is something to publish.
+    pub fn is_touched(&self) -> bool {
+        self.is_touched
+    }
+
+    /// The partitions whose log's start is to be read again now.
+    pub fn expired_that_are_due(&mut self) -> Vec<(Arc<str>, i32)> {
+        if self.expired.is_empty()
+            || self.expired_at.is_some_and(|at| at.elapsed() < EXPIRED_STARTS)
+        {
+            return Vec::new();
+        }
+        self.expired_at = Some(Instant::now());
+        self.expired.clone()
     }
 
     /// Notes that its offsets were changed from here: what was asked for before is not to be taken any more.
@@ -195,39 +118,69 @@ impl GroupState {
         self.read_at = None;
     }
 
+    /// Notes that this client may not read it: it is asked less often.
+    pub fn was_refused(&mut self, error: ReadError) {
+        self.refused_at = Some(Instant::now());
+        self.failed(error);
+    }
+
+    /// Notes that its offsets could not be read.
+    pub fn failed(&mut self, error: ReadError) {
+        self.failed = Some(error);
+        self.is_touched = true;
+    }
+
     /// Takes committed offsets in that were asked for at `asked` and read at `now`.
     pub fn take_offsets(&mut self, offsets: Vec<PartitionOffset>, asked: Instant, now: Millis) {
         if self.changed_at.is_some_and(|changed| asked < changed) {
             return;
         }
         self.read_at = Some(Instant::now());
-        self.offsets_at = now;
-        self.failed = None;
-        self.offsets = offsets
-            .into_iter()
-            .map(|offset| {
-                let committed = match (&offset.failure, offset.offset) {
-                    (Some(_), _) => Committed::Unknown,
-                    (None, Some(offset)) => Committed::At(offset),
-                    (None, None) => Committed::None,
-                };
-                let report = offset
-                    .metadata
-                    .and_then(|text| ProgressReport::from_metadata(&text).ok())
-                    .map(Arc::new);
-                ((offset.topic, offset.partition), (committed, report))
-            })
-            .collect();
+        (self.failed, self.refused_at, self.is_touched) = (None, None, true);
+        for offset in offsets {
+            let Ok(number) = usize::try_from(offset.partition) else { continue };
+            if !self.offsets.contains_key(offset.topic.as_str()) {
+                self.offsets.insert(Arc::from(offset.topic.as_str()), Vec::new());
+            }
+            let Some(commits) = self.offsets.get_mut(offset.topic.as_str()) else { continue };
+            if commits.len() <= number {
+                commits.resize(number + 1, UNREAD);
+            }
+            let Some(commit) = commits.get_mut(number) else { continue };
+            let committed = match (&offset.failure, offset.offset) {
+                (Some(_), _) => Committed::Unknown,
+                (None, Some(offset)) => Committed::At(offset),
+                (None, None) => Committed::None,
+            };
+            let hash = offset.metadata.as_ref().map_or(0, |text| self.hasher.hash_one(text));
+            if hash != commit.hash || offset.metadata.is_none() {
+                let text = offset.metadata.as_deref();
+                commit.report =
+                    text.and_then(|text| ProgressReport::from_metadata(text).ok()).map(Arc::new);
+            }
+            self.is_new |= hash != commit.hash || committed != commit.committed;
+            (commit.hash, commit.committed, commit.at) = (hash, committed, now);
+            commit.failure = offset.failure;
+        }
     }
 
     /// Takes the members in that were read at `now`.
     pub fn take_members(&mut self, description: GroupDescription, now: Millis) {
         self.members_at = Some(Instant::now());
+        (self.is_touched, self.is_new) = (true, true);
+        self.members_failed = description.is_cut.then(|| ReadError {
+            reason: reason::TOO_MANY_MEMBERS,
+            message: "the group has more members than the operator reads".to_owned(),
+        });
+        if description.is_cut {
+            self.members = None;
+            return;
+        }
         let state = match description.state {
-            admin::State::Empty => State::Empty,
-            admin::State::Stable => State::Stable,
-            admin::State::Rebalancing => State::Rebalancing,
-            admin::State::Other => State::Other,
+            answers::State::Empty => State::Empty,
+            answers::State::Stable => State::Stable,
+            answers::State::Rebalancing => State::Rebalancing,
+            answers::State::Other => State::Other,
         };
         let members = description.members.into_iter().map(|(client_id, partitions)| Member {
             client_id,
@@ -240,72 +193,104 @@ impl GroupState {
     }
 }
 
-/// All that is known of a group's topics and offsets, and what is in the way. `None` while a topic is not known, or no
-/// end was ever read.
-pub fn snapshot(
+/// All that is known of a group's topics and offsets at the end of a round.
+#[derive(Debug)]
+pub struct View {
+    /// `None` while a topic is not known, or no end was ever read.
+    pub snapshot: Option<Snapshot>,
+    /// What is in the way.
+    pub error: Option<ReadError>,
+    /// Which of it is not known.
+    pub unread: Unread,
+    /// Where nothing is new, and nothing is unprocessed: how often to say so.
+    pub quiet: Option<Duration>,
+}
+
+impl View {
+    /// Nothing is known, for this reason.
+    pub fn none(error: Option<ReadError>) -> Self {
+        Self { snapshot: None, error, unread: Unread::All, quiet: None }
+    }
+}
+
+/// Looks at all that is known of a group's topics and offsets.
+pub fn view(
     addresses: &str,
     names: &[String],
     topics: &BTreeMap<String, TopicState>,
     group: &mut GroupState,
     committed_only: bool,
-) -> (Option<Snapshot>, Option<ReadError>) {
-    let mut partitions = Vec::new();
-    let mut silent = Vec::new();
+) -> View {
+    group.is_touched = false;
+    let is_new = std::mem::take(&mut group.is_new);
+    let mut names: Vec<&String> = names.iter().collect();
+    names.sort_unstable();
+    let mut known = Vec::with_capacity(names.len());
     for name in names {
-        let Some(topic) = topics.get(name) else { return (None, None) };
+        let Some(topic) = topics.get(name) else { return View::none(None) };
         match &topic.partitions {
-            Ok(known) => {
-                for (number, state) in (0..).zip(known) {
-                    let end = if committed_only { &state.committed_end } else { &state.end };
-                    let unread = (Committed::Unknown, None);
-                    let (committed, report) =
-                        group.offsets.get(&(name.clone(), number)).cloned().unwrap_or(unread);
-                    let id = TopicPartition { topic: Arc::clone(&topic.name), partition: number };
-                    silent.extend(end.failure.as_ref().map(|failure| (id.clone(), failure)));
-                    partitions.push(Partition {
-                        id,
-                        start: state.start,
-                        end: end.known.map(|(end, _)| end),
-                        end_at: end.known.map_or(0, |(_, at)| at),
-                        committed,
-                        committed_at: group.offsets_at,
-                        report,
-                    });
-                }
-            }
+            Ok(partitions) => known.push((topic, partitions)),
             Err(failure) => {
-                let error = failure.as_ref().map(|failure| topic_error(name, failure));
-                return (None, error);
+                return View::none(failure.as_ref().map(|failure| topic_error(name, failure)));
             }
         }
     }
-    partitions.sort_by(|a, b| a.id.cmp(&b.id));
-    let ends: i64 = partitions.iter().filter_map(|p| p.end).sum();
-    let lag = partitions.iter().any(|p| p.lag() != Some(0));
-    let below = |p: &Partition| matches!((p.committed, p.start), (Committed::At(offset), Some(start)) if offset < start);
-    group.has_expired_offset = partitions.iter().any(below);
-    group.active = lag || ends != group.ends;
-    group.ends = ends;
-    let error = ends_error(addresses, &silent, partitions.len()).or_else(|| group.failed.clone());
-    let at = partitions.iter().map(|p| p.end_at).max().unwrap_or(0);
-    ((at != 0).then(|| Snapshot { at, partitions, group: group.members.clone() }), error)
-}
-
-/// What is wrong where the ends of some partitions, or of `all`, could not be read.
-fn ends_error(
-    addresses: &str,
-    silent: &[(TopicPartition, &Failure)],
-    all: usize,
-) -> Option<ReadError> {
-    let (first, failure) = silent.first()?;
-    if silent.len() == all {
-        return Some(read_error(addresses, failure));
+    let mut partitions = Vec::with_capacity(known.iter().map(|(_, list)| list.len()).sum());
+    let (mut silent, mut uncommitted) = (Vec::new(), Vec::new());
+    for (topic, states) in &known {
+        let commits = group.offsets.get(&**topic.name()).map_or(&[][..], Vec::as_slice);
+        for (index, state) in states.iter().enumerate() {
+            let Ok(partition) = i32::try_from(index) else { break };
+            let end = if committed_only { &state.committed_end } else { &state.end };
+            let commit = commits.get(index).unwrap_or(&UNREAD);
+            let id = TopicPartition { topic: Arc::clone(topic.name()), partition };
+            silent.extend(end.failure.as_ref().map(|failure| (id.clone(), failure)));
+            uncommitted.extend(commit.failure.as_ref().map(|failure| (id.clone(), failure)));
+            partitions.push(Partition {
+                id,
+                start: state.start,
+                end: end.known.map(|(end, _)| end),
+                end_at: end.known.map_or(0, |(_, at)| at),
+                committed: commit.committed,
+                committed_at: commit.at,
+                report: commit.report.clone(),
+            });
+        }
     }
-    let first = format!("{}-{}", first.topic, first.partition);
-    let which = if silent.len() == 1 { first } else { format!("{first} and others") };
-    let message =
-        format!("{} of {all} partitions could not be read ({which}): {failure}", silent.len());
-    Some(ReadError { reason: reason::PARTLY_KNOWN, message })
+    let ends: i64 = partitions.iter().filter_map(|p| p.end).sum();
+    let has_lag = partitions.iter().any(|p| match p.committed {
+        Committed::None => p.start.is_none() || p.start != p.end,
+        _ => p.lag() != Some(0),
+    });
+    let is_expired = |p: &&Partition| matches!((p.committed, p.start), (Committed::At(offset), Some(start)) if offset < start);
+    group.expired = partitions
+        .iter()
+        .filter(is_expired)
+        .map(|p| (Arc::clone(&p.id.topic), p.id.partition))
+        .collect();
+    let has_moved = ends != group.ends;
+    group.active = has_lag || has_moved;
+    group.ends = ends;
+    let unread = if group.failed.is_some() || silent.len() == partitions.len() {
+        Unread::All
+    } else if silent.is_empty() && uncommitted.is_empty() {
+        Unread::Nothing
+    } else {
+        let ids: BTreeSet<_> =
+            silent.iter().chain(&uncommitted).map(|(id, _)| id.clone()).collect();
+        Unread::Partitions(ids.into_iter().collect())
+    };
+    let all = partitions.len();
+    let error = ends_error(addresses, &silent, all)
+        .or_else(|| group.failed.clone())
+        .or_else(|| commits_error(&uncommitted, all))
+        .or_else(|| group.members_failed.clone());
+    let is_idle = !known.iter().any(|(topic, _)| topic.is_active());
+    let is_quiet = !is_new && !group.active && error.is_none();
+    let quiet = is_quiet.then_some(if is_idle { IDLE_QUIET } else { QUIET });
+    let at = partitions.iter().map(|p| p.end_at).max().unwrap_or(0);
+    let snapshot = Snapshot { at, partitions, group: group.members.clone() };
+    View { snapshot: (at != 0).then_some(snapshot), error, unread, quiet }
 }
 
 /// What `Auto` means on a broker with this group heartbeat interval (none: it does not know the consumer protocol).
@@ -315,69 +300,4 @@ pub fn protocol(heartbeat_millis: Option<&str>) -> GroupProtocol {
         Some(millis) if millis <= 1_000 => GroupProtocol::Consumer,
         _ => GroupProtocol::Classic,
     }
-}
-
-/// Whether nobody answered, rather than somebody with an error.
-pub fn is_transport(failure: &Failure) -> bool {
-    use RDKafkaErrorCode as Code;
-    matches!(
-        failure.code,
-        Code::OperationTimedOut
-            | Code::MessageTimedOut
-            | Code::BrokerTransportFailure
-            | Code::AllBrokersDown
-            | Code::Resolve
-            | Code::RequestTimedOut
-            | Code::TimedOutQueue
-            | Code::Retry
-    )
-}
-
-/// Nobody answers, as a condition says it.
-pub fn unreachable(addresses: &str, words: &str) -> ReadError {
-    ReadError {
-        reason: reason::UNREACHABLE,
-        message: format!("no broker of {addresses} answers: {words}"),
-    }
-}
-
-/// A failed request as a condition says it.
-pub fn read_error(addresses: &str, failure: &Failure) -> ReadError {
-    use RDKafkaErrorCode as Code;
-    if is_transport(failure) {
-        return unreachable(addresses, &failure.words);
-    }
-    let reason = match failure.code {
-        Code::TopicAuthorizationFailed
-        | Code::GroupAuthorizationFailed
-        | Code::ClusterAuthorizationFailed
-        | Code::SaslAuthenticationFailed
-        | Code::Authentication => reason::ACCESS_DENIED,
-        _ => reason::BROKER_ERROR,
-    };
-    ReadError { reason, message: format!("Kafka at {addresses} says: {failure}") }
-}
-
-/// Committed offsets that could not be read, as a condition says it.
-pub fn offsets_error(addresses: &str, failure: &Failure) -> ReadError {
-    let words = format!("the committed offsets could not be read: {failure}");
-    if is_transport(failure) || failure.code == RDKafkaErrorCode::NotCoordinator {
-        return ReadError { reason: reason::PARTLY_KNOWN, message: words };
-    }
-    read_error(addresses, &Failure { words, ..failure.clone() })
-}
-
-fn topic_error(name: &str, failure: &Failure) -> ReadError {
-    use RDKafkaErrorCode as Code;
-    let (reason, message) = match failure.code {
-        Code::UnknownTopicOrPartition | Code::UnknownTopic => (
-            reason::UNKNOWN_TOPIC,
-            format!("the topic {name} does not exist: create it, or correct spec.kafka.topics"),
-        ),
-        Code::TopicAuthorizationFailed => {
-            (reason::ACCESS_DENIED, format!("Kafka refuses access to the topic {name}: {failure}"))
-        }
-        _ => (reason::BROKER_ERROR, format!("Kafka says of the topic {name}: {failure}")),
-    };
-    ReadError { reason, message }
 }
