@@ -306,9 +306,9 @@ fn positions<'a, A, B>(
 /// minute to five seconds, and older ones the more coarsely the older they are.
 fn spacing(age: Millis) -> Millis {
     match age {
-        ..=10_000 => 0,
-        ..=60_000 => 5_000,
-        ..=150_000 => 15_000,
+        ..10_000 => 0,
+        10_000..60_000 => 5_000,
+        60_000..150_000 => 15_000,
         _ => age / 2,
     }
 }

@@ -70,7 +70,7 @@ struct Seen {
     backlog: f64,
     backlogs: Vec<f64>,
     shares: Vec<f64>,
-    stuck: usize,
+    stuck: Vec<bool>,
 }
 
 impl Seen {
@@ -99,16 +99,15 @@ impl Seen {
         let shares = history.shares(snapshot);
         let rate = current.unwrap_or(0.0).max(0.0);
         let is_stuck = history.stuck(snapshot, now);
-        let stuck = is_stuck.iter().filter(|stuck| **stuck).count();
         let backlogs: Vec<f64> = snapshot
             .partitions
             .iter()
             .zip(&shares)
-            .zip(is_stuck)
+            .zip(&is_stuck)
             .map(|((partition, share), is_stuck)| {
                 let beyond = lag(partition).unwrap_or(0) as f64 - IN_FLIGHT * rate * share;
                 // Records behind one that fails again and again are no reason for pods: none of them would help.
-                if is_stuck { 0.0 } else { beyond.max(0.0) }
+                if *is_stuck { 0.0 } else { beyond.max(0.0) }
             })
             .collect();
         Some(Self {
@@ -121,7 +120,7 @@ impl Seen {
             backlog: backlogs.iter().sum(),
             backlogs,
             shares,
-            stuck,
+            stuck: is_stuck,
         })
     }
 }
@@ -414,7 +413,12 @@ impl Situation<'_> {
     ) -> (u32, Reason) {
         let asked = self.observed.asked_for;
         if history.for_backlog.is_some() {
-            return (asked, Reason::Draining);
+            let reason = if self.is_beyond_the_bounds(history) {
+                Reason::BoundReached
+            } else {
+                Reason::Draining
+            };
+            return (asked, reason);
         }
         if wanted < asked || self.spec.min_replicas == 0 {
             let highest = history.window.highest(self.now, span);
@@ -442,16 +446,28 @@ impl Situation<'_> {
         }
         let hottest =
             self.seen.shares.iter().copied().fold(0.0, f64::max) * f64::from(self.partitions);
-        let reason = if self.seen.stuck > 0 {
+        let reason = if self.seen.stuck.contains(&true) {
             Reason::RecordStuck
-        } else if enough {
-            Reason::Steady
-        } else if hottest > HOT {
+        } else if !enough && hottest > HOT {
             Reason::HotPartition
+        } else if enough && !self.is_beyond_the_bounds(history) {
+            Reason::Steady
         } else {
             Reason::BoundReached
         };
         (asked, reason)
+    }
+
+    /// As many pods as the bounds allow run, and more arrives than they can handle: they neither keep
+    /// up nor drain anything.
+    fn is_beyond_the_bounds(&self, history: &History) -> bool {
+        let pods = self.observed.asked_for;
+        let most = self.spec.max_replicas.unwrap_or(self.partitions);
+        let per_pod = self.partitions.div_ceil(pods.max(1));
+        let capacity = history.capacity.of_pod(self.knobs(history), self.spec.ordering, per_pod);
+        history.capacity.slot_rate().is_some()
+            && pods >= count::within(self.partitions, 0, Some(most), self.partitions)
+            && self.seen.current > capacity * f64::from(pods)
     }
 
     /// Pods are there as asked for, and the group (where it was read) is stable.
@@ -490,25 +506,30 @@ impl Situation<'_> {
     }
 
     fn sentence(&self, reason: Reason, replicas: u32, numbers: &Numbers, measured: bool) -> String {
-        let (asked, partitions, seen) = (self.observed.asked_for, self.partitions, self.seen);
+        let (asked, seen) = (self.observed.asked_for, self.seen);
+        let of_partitions = match self.partitions {
+            1 => "1 partition".to_owned(),
+            n => format!("{n} partitions"),
+        };
         let pods = |n: u32| if n == 1 { "1 pod".to_owned() } else { format!("{n} pods") };
         let each = match numbers.capacity {
-            Some(capacity) => format!("a pod does {capacity:.0}/s"),
+            Some(capacity) => format!("a pod handles {capacity:.0} per second"),
             None => format!(
-                "a pod is guessed at {:.0}/s a slot until it was measured",
+                "a pod is guessed at {:.0} per second and slot until it is measured",
                 crate::capacity::FIRST_GUESS
             ),
         };
-        let arrive = format!("{:.0}/s arrive", seen.current);
+        let arrive = format!("{:.0} per second arrive", seen.current);
         let backlog = seen.backlog;
         match reason {
             Reason::LagUnknown => String::new(),
             Reason::Steady => {
-                format!("{arrive}, {each}: {} on {partitions} partitions keep up", pods(replicas))
+                let keep = if replicas == 1 { "keeps" } else { "keep" };
+                format!("{arrive}, {each}: {} on {of_partitions} {keep} up", pods(replicas))
             }
             Reason::ArrivalsUp => {
                 format!(
-                    "{arrive}, {each}: {} for {partitions} partitions instead of {asked}",
+                    "{arrive}, {each}: {} for {of_partitions} instead of {asked}",
                     pods(replicas)
                 )
             }
@@ -518,7 +539,8 @@ impl Situation<'_> {
                 pods(replicas)
             ),
             Reason::Draining => {
-                format!("{backlog:.0} are still waiting, {arrive}: {} drain them", pods(replicas))
+                let drain = if replicas == 1 { "drains" } else { "drain" };
+                format!("{backlog:.0} are still waiting, {arrive}: {} {drain} them", pods(replicas))
             }
             Reason::JumpSuspected => format!(
                 "the newest second brought far more than the last ten; the next one tells whether it stays ({arrive})"
@@ -541,26 +563,63 @@ impl Situation<'_> {
             Reason::KnobsFirst => {
                 format!("{arrive}, {each}: the knobs can still do it without further pods")
             }
-            Reason::GroupUnsettled => "pods or partitions are still on the move".to_owned(),
+            Reason::GroupUnsettled => {
+                "pods are starting or stopping, or the group is rebalancing".to_owned()
+            }
             Reason::Learning => format!("{arrive}: what a pod can do is being measured"),
-            Reason::RecordStuck => format!(
-                "{} partitions wait behind a record that fails again and again; pods do not help it",
-                seen.stuck
-            ),
+            Reason::RecordStuck => self.stuck_sentence(),
             Reason::HotPartition => format!(
                 "one partition is hotter than {}: more pods do not help it",
                 if measured { each } else { "a pod can do".to_owned() }
             ),
             Reason::BoundReached => {
                 format!(
-                    "{arrive}, {each}: that is more than {} on {partitions} partitions can do",
+                    "{arrive}, {each}: that is more than {} on {of_partitions} can handle",
                     pods(replicas)
                 )
             }
             Reason::Bounds => {
-                format!("the bounds ask for {} on {partitions} partitions", pods(replicas))
+                format!("the bounds ask for {} on {of_partitions}", pods(replicas))
             }
         }
+    }
+}
+
+impl Situation<'_> {
+    /// Which record the oldest stuck partition waits for, since when, and how many more wait.
+    fn stuck_sentence(&self) -> String {
+        let stuck = self.snapshot.partitions.iter().zip(&self.seen.stuck);
+        let stuck: Vec<_> = stuck.filter(|(_, is_stuck)| **is_stuck).map(|(p, _)| p).collect();
+        let blocked = stuck
+            .iter()
+            .filter_map(|p| Some((p, p.report.as_ref()?.blocked?)))
+            .min_by_key(|(_, lane)| lane.since);
+        let mut sentence = match (blocked, stuck.first()) {
+            (Some((partition, lane)), _) => format!(
+                "{}-{} makes no progress at offset {}: its record has failed for {} s ({} {})",
+                partition.id.topic,
+                partition.id.partition,
+                lane.offset,
+                ((self.now - lane.since) / 1_000).max(0),
+                lane.attempts,
+                if lane.attempts == 1 { "try" } else { "tries" },
+            ),
+            (None, Some(partition)) => format!(
+                "{}-{} makes no progress: a call of its handler does not end",
+                partition.id.topic, partition.id.partition,
+            ),
+            (None, None) => String::new(),
+        };
+        match stuck.len().saturating_sub(1) {
+            0 => {}
+            1 => sentence += ", and 1 more partition waits",
+            more => {
+                sentence += ", and ";
+                sentence += &more.to_string();
+                sentence += " more partitions wait";
+            }
+        }
+        sentence + "; more pods would not help"
     }
 }
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use sluice_crds::{
     KafkaConsumerSpec,
     kafkaconsumer::{Ordering, status::PlannerMemory},
-    report::ProgressReport,
+    report::{BlockedLane, ProgressReport},
     tuning::{Knobs, Tuning},
 };
 use sluice_planner::{
@@ -408,6 +408,71 @@ fn seconds_behind_are_read_off_the_ends() {
     assert!((behind - 10.0).abs() < 0.1, "{behind}");
     // Older than the readings: unknown, not zero and not a guess.
     assert_eq!(Feed::of(1, 1).second(100, 1_000).numbers.behind, None);
+}
+
+#[test]
+fn a_stuck_record_is_named_with_partition_offset_age_and_tries() {
+    let mut feed = Feed::of(12, 6);
+    feed.seconds(30, 158, 0);
+    let since = feed.now;
+    let stuck = |feed: &mut Feed, partitions: &[(usize, i64)]| {
+        feed.now += 1_000;
+        feed.ends.iter_mut().for_each(|end| *end += 158);
+        let mut snapshot = feed.snapshot(0);
+        for &(partition, since) in partitions {
+            snapshot.partitions[partition].committed = Committed::At(1_004_740);
+            snapshot.partitions[partition].report = Some(Arc::new(ProgressReport {
+                version: 1,
+                pod: "a".into(),
+                at: feed.now,
+                blocked: Some(BlockedLane { offset: 1_004_740, since, attempts: 7, lanes: 1 }),
+                ..ProgressReport::default()
+            }));
+        }
+        feed.ask(&snapshot)
+    };
+    let one: Vec<_> = (0..20).map(|_| stuck(&mut feed, &[(3, since)])).collect();
+    let last = one.last().unwrap();
+    assert_eq!((last.replicas, last.reason), (6, Reason::RecordStuck), "{last:?}");
+    assert_eq!(
+        last.message,
+        "orders-3 makes no progress at offset 1004740: its record has failed for 20 s (7 tries); \
+         more pods would not help"
+    );
+    // The oldest is named, and the others are counted.
+    let three: Vec<_> = (0..20)
+        .map(|_| stuck(&mut feed, &[(1, since + 9_000), (3, since), (5, since + 9_000)]))
+        .collect();
+    let message = &three.last().unwrap().message;
+    assert!(message.starts_with("orders-3 ") && message.contains("and 2 more"), "{message}");
+}
+
+#[test]
+fn a_backlog_that_grows_behind_a_bound_is_not_said_to_be_drained() {
+    // Four pods of 500 are allowed, and 3,000 per second arrive.
+    let mut feed = Feed::of(12, 4);
+    feed.spec.max_replicas = Some(4);
+    feed.seconds(20, 250, 0);
+    for lag in [1_000, 3_000, 6_000] {
+        let decision = feed.seconds(15, 250, lag);
+        assert_eq!(
+            (decision.replicas, decision.reason, decision.limit),
+            (4, Reason::BoundReached, Some(Limit::MaxReplicas)),
+            "{lag} in each partition: {decision:?}"
+        );
+    }
+    // Where less arrives than they handle, they drain it.
+    let decision = feed.seconds(70, 100, 6_000);
+    assert_eq!(decision.reason, Reason::Draining, "{decision:?}");
+}
+
+#[test]
+fn sentences_are_right_for_one_and_for_many() {
+    let one = Feed::of(1, 1).seconds(30, 100, 0).message;
+    assert!(one.ends_with("1 pod on 1 partition keeps up"), "{one}");
+    let many = Feed::of(12, 6).seconds(70, 158, 0).message;
+    assert!(many.ends_with("6 pods on 12 partitions keep up"), "{many}");
+    assert!(!one.contains("/s") && one.contains("per second"), "{one}");
 }
 
 #[test]
