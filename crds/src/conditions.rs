@@ -10,6 +10,10 @@ pub const SCALING_ACTIVE: &str = "ScalingActive";
 pub const SCALING_LIMITED: &str = "ScalingLimited";
 /// Another KafkaConsumer, or members that are not ours, use the group.
 pub const GROUP_CONFLICT: &str = "GroupConflict";
+/// Somebody else writes this consumer's objects too.
+pub const CONTESTED: &str = "Contested";
+/// A person is needed (kstatus); absent while nobody is.
+pub const STALLED: &str = "Stalled";
 
 /// Reasons of conditions.
 pub mod reason {
@@ -81,8 +85,17 @@ pub mod reason {
 
     /// The group is this consumer's alone.
     pub const NO_CONFLICT: &str = "SoleOwner";
+    /// `sluice.dev/take-over-group` is set, and others are in the group.
+    pub const TAKEN_OVER: &str = "TakenOver";
     /// Another KafkaConsumer has the group.
     pub const OTHER_CONSUMER: &str = "OtherKafkaConsumer";
     /// Members that are not of this consumer's pods are in the group.
     pub const FOREIGN_MEMBERS: &str = "ForeignMembers";
+
+    /// Nobody else writes this consumer's objects.
+    pub const SOLE_WRITER: &str = "SoleWriter";
+    /// Somebody else wrote them, and it was taken back.
+    pub const TAKEN_BACK: &str = "TakenBack";
+    /// Somebody else insists: the field is left to that writer for now.
+    pub const LEFT_TO_OTHER: &str = "LeftToOther";
 }

@@ -8,6 +8,11 @@ pub const MANAGED_BY_VALUE: &str = "sluice";
 pub const NAME: &str = "app.kubernetes.io/name";
 /// Value of [`NAME`].
 pub const NAME_VALUE: &str = "kafka-consumer";
+/// Label with the KafkaConsumer's name on everything of it, pods too. The operator watches by it: other tools rewrite the
+/// labels of `app.kubernetes.io`, this one nobody else writes.
+pub const CONSUMER: &str = "sluice.dev/consumer";
+/// Annotation on every object of a consumer: the hash of what was built. One that carries another is written again.
+pub const DESIRED_HASH: &str = "sluice.dev/desired-hash";
 /// Label with the KafkaConsumer's name. Together with [`NAME`] it selects a consumer's pods.
 pub const INSTANCE: &str = "app.kubernetes.io/instance";
 

@@ -40,6 +40,7 @@
 pub mod args;
 pub mod cluster;
 pub mod control;
+pub mod hash;
 pub mod identity;
 pub mod kafka;
 pub mod metrics;

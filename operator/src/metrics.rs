@@ -71,9 +71,10 @@ type Words = Vec<(&'static str, String)>;
 type Facts = Family<Words, Gauge>;
 
 /// Why a pass may fail: the reasons of `reconcile_errors`, which exist at 0 from the start, so that `rate()` sees the first.
-pub const PASS_ERRORS: [&str; 13] = [
+pub const PASS_ERRORS: [&str; 15] = [
     "ApiError",
     "ApiUnreachable",
+    "Appeared",
     "Build",
     "Conflict",
     "Forbidden",
@@ -81,6 +82,7 @@ pub const PASS_ERRORS: [&str; 13] = [
     "Invalid",
     "NameTaken",
     "NotFound",
+    "Observe",
     "Panic",
     "ServerError",
     "Throttled",

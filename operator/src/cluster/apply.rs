@@ -1,15 +1,22 @@
 //! Server-side apply of what differs; writes only. In a steady state nothing differs, and nothing is sent.
 //!
-//! Three writers, three field managers: the children, the Deployment's replicas, and the status (see `report`). Each is
-//! forced: these objects are the operator's. An object of the same name that is somebody else's is left alone.
+//! Three writers, three field managers: the objects, the Deployment's replicas, and the status (see `report`). Each is
+//! forced: these objects are the operator's. An object of the same name that is somebody else's is left alone, and so is
+//! one that somebody else insists on (`contest`).
+//!
+//! A Deployment is created with `replicas: 0`, and that is sent in one case only: the API server has just answered that
+//! there is none (`written` has the invariant).
 
-use std::{fmt::Debug, sync::Arc};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::{
     NamespaceResourceScope,
-    api::{apps::v1::Deployment, core::v1::Pod},
+    api::{
+        apps::v1::Deployment,
+        core::v1::{ConfigMap, Pod},
+    },
     apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry,
 };
 use kube::{
@@ -21,18 +28,54 @@ use serde_json::{Value, json};
 use sluice_crds::labels;
 use tokio::time::Instant;
 
-use crate::{
-    cluster::{
-        children::{Children, is_owned},
-        written::{Slot, Writes},
-    },
-    identity::Identity,
-    metrics::Metrics,
-    pass::build::{self, DESIRED_HASH},
+use super::{
+    children::{Children, is_owned},
+    configs::Configs,
+    contest::Rival,
+    difference::{contains, content, desired_hash, differs},
+    written::{Answer, Known, Written},
 };
+use crate::{identity::Identity, metrics::Metrics};
 
 /// Pods that are annotated at once.
 const AT_ONCE: usize = 16;
+/// With `applyOn: Rebalance` new knobs have this time to arrive before the pods change.
+const KNOBS_FIRST: Duration = Duration::from_secs(2);
+
+/// The objects of one consumer as they should be. The Deployment is without replicas: they have a writer of their own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Objects {
+    /// The static configuration.
+    pub config: ConfigMap,
+    /// The tuning file.
+    pub tuning: ConfigMap,
+    /// The Deployment.
+    pub deployment: Deployment,
+}
+
+/// What the pods should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pods {
+    /// How many; `None` leaves them as they are.
+    pub replicas: Option<i32>,
+    /// Whether new knobs reach the pods before the pods change (`applyOn: Rebalance`).
+    pub after_knobs: bool,
+}
+
+/// What was written, and what is there now.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// The newest Deployment.
+    pub deployment: Option<Arc<Deployment>>,
+    /// The Deployment was not there and was created.
+    pub created: bool,
+    /// The replicas before and after, where they were written.
+    pub scaled: Option<(i32, i32)>,
+    /// When to continue.
+    pub again: Option<Duration>,
+    /// Why not all could be written.
+    pub error: Option<Error>,
+}
 
 /// Why a write failed.
 #[derive(Debug, thiserror::Error)]
@@ -59,9 +102,17 @@ pub enum Error {
         /// Whose it is.
         owner: String,
     },
-    /// An object could not be written down.
-    #[error(transparent)]
-    Build(#[from] build::Error),
+    /// The object was not there when the pass began.
+    #[error("{kind} {name} appeared while it was to be created; the next pass looks at it")]
+    Appeared {
+        /// The object's kind.
+        kind: String,
+        /// The object's name.
+        name: String,
+    },
+    /// An object could not be written as JSON.
+    #[error("cannot write an object as JSON")]
+    Json(#[from] serde_json::Error),
 }
 
 impl Error {
@@ -88,7 +139,8 @@ impl Error {
             },
             Self::Api { .. } => "ApiUnreachable",
             Self::Taken { .. } => "NameTaken",
-            Self::Build(_) => "Build",
+            Self::Appeared { .. } => "Appeared",
+            Self::Json(_) => "Build",
         }
     }
 
@@ -103,78 +155,121 @@ impl Error {
 pub struct Writer<'a> {
     /// The API server.
     pub client: &'a Client,
-    /// Whose children these are.
+    /// Whose objects these are.
     pub id: &'a Identity,
-    /// What was written before.
-    pub writes: &'a mut Writes,
+    /// What is known of them beyond the watches.
+    pub written: &'a mut Written,
+    /// The static configurations.
+    pub configs: Configs<'a>,
     /// Counts what is written.
     pub metrics: &'a Metrics,
+    /// The moment of the pass.
+    pub now: Instant,
 }
 
 impl Writer<'_> {
-    /// Writes the knobs, where they differ. They come before the pods that read them.
-    ///
-    /// # Errors
-    /// When the API server does not take them.
-    pub async fn tuning(
+    /// Writes what differs: the files before the pods that read them, the template, then the number of pods.
+    pub async fn apply(mut self, desired: &Objects, children: &Children, pods: Pods) -> Applied {
+        let mut applied = Applied { deployment: children.deployment.clone(), ..Applied::default() };
+        applied.error = self.steps(desired, children, pods, &mut applied).await.err();
+        applied
+    }
+
+    async fn steps(
         &mut self,
-        desired: &build::Children,
-        seen: &mut Children,
+        desired: &Objects,
+        children: &Children,
+        pods: Pods,
+        applied: &mut Applied,
     ) -> Result<(), Error> {
-        if let Some(written) = self
-            .child(&desired.tuning, seen.tuning.as_ref(), |w| &mut w.tuning, "ConfigMap")
-            .await?
-        {
+        self.configs.ensure(&desired.config).await?;
+        let tuning =
+            self.object(&desired.tuning, children.tuning.as_ref(), |w| &mut w.tuning).await?;
+        if tuning.is_some() {
             // A first file is there before the first pod: nobody has to wait for it.
-            self.writes.knobs_at = seen.tuning.is_some().then(Instant::now);
-            seen.tuning = Some(written);
+            self.written.knobs_at = children.tuning.is_some().then_some(self.now);
         }
+        let tuning = tuning.or_else(|| children.tuning.clone());
+        if let Some(rest) = self.knobs_first(pods).filter(|_| children.deployment.is_some()) {
+            applied.again = Some(rest);
+            self.annotate(children, tuning.as_deref()).await;
+            return Ok(());
+        }
+        if let Some(deployment) = self.deployment(desired, children).await? {
+            applied.created = children.deployment.is_none();
+            self.configs.known.template_written(self.now);
+            applied.deployment = Some(deployment);
+        }
+        if let (Some(deployment), Some(replicas)) = (applied.deployment.clone(), pods.replicas)
+            && let Some(scaled) = self.replicas(&deployment, replicas).await?
+        {
+            let from = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(0);
+            applied.scaled = Some((from, replicas)).filter(|_| from != replicas);
+            applied.deployment = Some(scaled);
+        }
+        // Last: a spike is not to wait for as many requests as there are pods.
+        self.annotate(children, tuning.as_deref()).await;
+        self.configs.sweep(&desired.config, applied.deployment.as_deref()).await;
         Ok(())
     }
 
-    /// Writes the Deployment (all but its replicas), where it differs.
-    ///
-    /// # Errors
-    /// When the API server does not take it.
-    pub async fn deployment(
-        &mut self,
-        desired: &build::Children,
-        seen: &Children,
-    ) -> Result<Option<Arc<Deployment>>, Error> {
-        let mut desired = desired.deployment.clone();
-        if let Some(spec) = &mut desired.spec {
-            spec.replicas = match &seen.deployment {
-                // Without a number the API server would write 1, and a pod would start before its group is ready for it.
-                None => Some(0),
-                // The operator ended before the scaler had its turn: leaving the number out would reset it to 1.
-                Some(there) if !owns_replicas(there) => {
-                    there.spec.as_ref().and_then(|s| s.replicas)
-                }
-                Some(_) => None,
-            };
-        }
-        self.child(&desired, seen.deployment.as_ref(), |w| &mut w.deployment, "Deployment").await
+    /// How long the pods still wait for knobs that were just written.
+    fn knobs_first(&self, pods: Pods) -> Option<Duration> {
+        let since = self.now.duration_since(self.written.knobs_at?);
+        KNOBS_FIRST.checked_sub(since).filter(|rest| pods.after_knobs && !rest.is_zero())
     }
 
-    /// Writes the number of pods, where it differs (or was somebody else's). `deployment` is the newest that is known.
-    ///
-    /// # Errors
-    /// When the API server does not take it.
-    pub async fn replicas(
+    /// Writes the Deployment (all but its replicas), where it differs.
+    async fn deployment(
+        &mut self,
+        desired: &Objects,
+        children: &Children,
+    ) -> Result<Option<Arc<Deployment>>, Error> {
+        let mut desired = desired.deployment.clone();
+        if let (Some(there), Some(spec)) = (&children.deployment, &mut desired.spec)
+            && !owns_replicas(there)
+        {
+            // The scaler has not written them yet, or somebody else has since: leaving the number out would reset it to 1.
+            // The version makes it a change of what was read: what somebody writes meanwhile is not overwritten.
+            spec.replicas = there.spec.as_ref().and_then(|s| s.replicas);
+            desired.metadata.resource_version.clone_from(&there.metadata.resource_version);
+        }
+        self.object(&desired, children.deployment.as_ref(), |w| &mut w.deployment).await
+    }
+
+    /// Writes the number of pods, where it differs (or somebody else wrote it). `deployment` is the newest that is known.
+    async fn replicas(
         &mut self,
         deployment: &Deployment,
         replicas: i32,
-    ) -> Result<bool, Error> {
-        let asked = deployment.spec.as_ref().and_then(|s| s.replicas);
-        if asked == Some(replicas) && owns_replicas(deployment) {
-            return Ok(false);
+    ) -> Result<Option<Arc<Deployment>>, Error> {
+        let there = deployment.spec.as_ref().and_then(|s| s.replicas);
+        if there == Some(replicas) && owns_replicas(deployment) {
+            self.written.replicas_contest.agrees(self.now);
+            return Ok(None);
+        }
+        let last = self.written.replicas.map(|(replicas, _)| replicas);
+        let taken = last.is_some() && (there != last || !owns_replicas(deployment));
+        if taken {
+            let owns = |entry: &ManagedFieldsEntry| {
+                entry
+                    .fields_v1
+                    .as_ref()
+                    .is_some_and(|f| f.0.pointer("/f:spec/f:replicas").is_some())
+            };
+            let ours = [labels::FIELD_MANAGER_SCALER, labels::FIELD_MANAGER];
+            let mark = there.unwrap_or_default().to_string();
+            let rival = Rival::of(deployment.managed_fields(), &ours, owns, &mark);
+            if !self.written.replicas_contest.may_take_back(rival, self.now) {
+                return Ok(None);
+            }
         }
         let name = deployment.name_any();
         let api: Api<Deployment> = Api::namespaced(self.client.clone(), &self.id.namespace);
         let patch = json!({
             "apiVersion": "apps/v1",
             "kind": "Deployment",
-            // The uid makes it a change of this very object: one that is gone is not made anew by this.
+            // The uid makes it a change of this very object: one that is gone is not created again by this.
             "metadata": { "name": name, "uid": deployment.metadata.uid },
             "spec": { "replicas": replicas },
         });
@@ -183,17 +278,19 @@ impl Writer<'_> {
         let answer =
             answer.map_err(|source| Error::Api { kind: "Deployment".to_owned(), name, source })?;
         self.metrics.write("Replicas");
-        self.writes.deployment.wrote(answer, Instant::now());
-        Ok(true)
+        if taken {
+            self.written.replicas_contest.took_back(self.now);
+        }
+        self.written.replicas = Some((replicas, self.now));
+        Ok(Some(self.written.deployment.wrote(answer, self.now)))
     }
 
-    /// Applies one child, unless what exists is what is desired.
-    async fn child<K>(
+    /// Applies one object, unless what exists is what is desired.
+    async fn object<K>(
         &mut self,
         desired: &K,
         seen: Option<&Arc<K>>,
-        slot: impl Fn(&mut Writes) -> &mut Slot<K>,
-        kind: &'static str,
+        known: impl Fn(&mut Written) -> &mut Known<K>,
     ) -> Result<Option<Arc<K>>, Error>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
@@ -202,46 +299,76 @@ impl Writer<'_> {
             + Serialize
             + DeserializeOwned,
     {
-        if let Some(seen) = seen
-            && !differs(desired, seen.as_ref(), slot(self.writes))?
-        {
-            return Ok(None);
-        }
-        let name = desired.name_any();
+        let (now, known) = (self.now, known(self.written));
+        let (name, hash) = (desired.name_any(), desired_hash(desired));
+        let kind = K::kind(&()).into_owned();
         let api: Api<K> = Api::namespaced(self.client.clone(), &self.id.namespace);
-        let failed = |source| Error::Api { kind: kind.to_owned(), name: name.clone(), source };
-        if seen.is_none() {
-            // Applying with force would take an object over that somebody else made under this name.
-            if let Some(there) = api.get_metadata_opt(&name).await.map_err(failed)?
-                && !is_owned(&there, self.id)
-            {
-                return Err(Error::taken(kind, &there));
+        let failed = |source| Error::Api {
+            kind: K::kind(&()).into_owned(),
+            name: desired.name_any(),
+            source,
+        };
+        let mut taken = false;
+        match seen {
+            Some(seen) => {
+                if !differs(desired, seen.as_ref(), known)? {
+                    known.contest.agrees(now);
+                    return Ok(None);
+                }
+                // What this process wrote, and still wants, is not what is there: somebody else has written since.
+                taken = known.hash.as_ref() == Some(&hash);
+                if taken {
+                    let ours = [labels::FIELD_MANAGER, labels::FIELD_MANAGER_SCALER];
+                    let version = seen.resource_version().unwrap_or_default();
+                    let rival = Rival::of(seen.managed_fields(), &ours, |_| true, &version);
+                    if !known.contest.may_take_back(rival, now) {
+                        return Ok(None);
+                    }
+                }
             }
+            None if known.is_absent_at(now) => {}
+            // Applying with force would take an object over that somebody else created under this name.
+            None => match api.get_opt(&name).await.map_err(failed)? {
+                None => {}
+                Some(there) if is_owned(&there, self.id) => {
+                    // What was decided rests on its absence: the next pass decides again.
+                    known.answered(Answer::Ours(there), now);
+                    return Err(Error::Appeared { kind, name });
+                }
+                Some(there) => return Err(Error::taken(&kind, &there)),
+            },
         }
         let params = PatchParams::apply(labels::FIELD_MANAGER).force();
-        let answer = api.patch(&name, &params, &Patch::Apply(&desired)).await.map_err(failed)?;
-        self.metrics.write(kind);
-        let slot = slot(self.writes);
-        let wanted = json(desired)?;
-        slot.settled = if contains(&json(&answer)?, &wanted) {
+        let document = match seen {
+            Some(_) => serde_json::to_value(desired)?,
+            None => for_creation(serde_json::to_value(desired)?),
+        };
+        let answer = api.patch(&name, &params, &Patch::Apply(&document)).await.map_err(failed)?;
+        self.metrics.write(metric_kind(&kind));
+        let wanted = serde_json::to_value(desired)?;
+        known.settled = if contains(&serde_json::to_value(&answer)?, &wanted) {
             None
         } else {
-            Some((desired_hash(desired), content(&answer)?))
+            Some((hash.clone(), content(&answer)?))
         };
-        slot.verified = None;
-        Ok(Some(slot.wrote(answer, Instant::now())))
+        (known.verified, known.hash) = (None, Some(hash));
+        if taken {
+            known.contest.took_back(now);
+        }
+        Ok(Some(known.wrote(answer, now)))
     }
 
     /// Annotates pods that started before the knobs were last written, so that the kubelet syncs their file at once: else
     /// it takes a minute. Pods that cannot be annotated get the file later; that is no reason to fail.
-    pub async fn nudge(&mut self, seen: &Children) {
-        let Some(tuning) = &seen.tuning else { return };
+    async fn annotate(&mut self, children: &Children, tuning: Option<&ConfigMap>) {
+        let Some(tuning) = tuning else { return };
         let Some(revision) = tuning.annotations().get(labels::REVISION) else { return };
         let Some(written) = written_at(tuning.managed_fields()) else { return };
-        let nudged = &mut self.writes.nudged;
-        nudged
-            .retain(|name, _| seen.pods.iter().any(|pod| pod.metadata.name.as_ref() == Some(name)));
-        let late: Vec<String> = seen
+        let annotated = &mut self.written.annotated;
+        annotated.retain(|name, _| {
+            children.pods.iter().any(|pod| pod.metadata.name.as_ref() == Some(name))
+        });
+        let late: Vec<String> = children
             .pods
             .iter()
             .filter(|pod| {
@@ -251,9 +378,9 @@ impl Writer<'_> {
                     && pod.annotations().get(labels::TUNING_REVISION) != Some(revision)
             })
             .map(|pod| pod.name_any())
-            .filter(|name| nudged.get(name) != Some(revision))
+            .filter(|name| annotated.get(name) != Some(revision))
             .collect();
-        nudged.extend(late.iter().map(|name| (name.clone(), revision.clone())));
+        annotated.extend(late.iter().map(|name| (name.clone(), revision.clone())));
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.id.namespace);
         let patch = json!({ "metadata": { "annotations": { labels::TUNING_REVISION: revision } } });
         let metrics = self.metrics;
@@ -271,6 +398,24 @@ impl Writer<'_> {
                 }
             })
             .await;
+    }
+}
+
+/// A Deployment begins without pods: without a number the API server would write 1, and a pod would start before its
+/// group is ready for it.
+fn for_creation(mut object: Value) -> Value {
+    if object["kind"] == "Deployment" {
+        object["spec"]["replicas"] = json!(0);
+    }
+    object
+}
+
+/// Kinds as metrics name them.
+fn metric_kind(kind: &str) -> &'static str {
+    match kind {
+        "ConfigMap" => "ConfigMap",
+        "Deployment" => "Deployment",
+        _ => "Other",
     }
 }
 
@@ -292,83 +437,4 @@ fn owns_replicas(deployment: &Deployment) -> bool {
         .any(|entry| {
             entry.fields_v1.as_ref().is_some_and(|f| f.0.pointer("/f:spec/f:replicas").is_some())
         })
-}
-
-/// Whether an object has to be written: what was built for it has changed, or somebody changed what was built.
-fn differs<K: Resource + Serialize>(
-    desired: &K,
-    seen: &K,
-    slot: &mut Slot<K>,
-) -> Result<bool, Error> {
-    let hash = desired_hash(desired);
-    if seen.meta().annotations.as_ref().and_then(|a| a.get(DESIRED_HASH)) != Some(&hash) {
-        return Ok(true);
-    }
-    let verified = seen.meta().resource_version.clone().map(|version| (version, hash.clone()));
-    if verified.is_some() && slot.verified == verified {
-        return Ok(false);
-    }
-    let agrees = contains(&json(seen)?, &json(desired)?)
-        || match &slot.settled {
-            Some((settled, made)) => *settled == hash && *made == content(seen)?,
-            None => false,
-        };
-    if agrees {
-        slot.verified = verified;
-    }
-    Ok(!agrees)
-}
-
-fn desired_hash<K: Resource>(object: &K) -> String {
-    object
-        .meta()
-        .annotations
-        .as_ref()
-        .and_then(|a| a.get(DESIRED_HASH))
-        .cloned()
-        .unwrap_or_default()
-}
-
-fn json<T: Serialize>(value: &T) -> Result<Value, Error> {
-    Ok(serde_json::to_value(value).map_err(build::Error::Object)?)
-}
-
-/// Hash of an object's content without what others write: status, book-keeping and replicas.
-fn content<K: Serialize>(object: &K) -> Result<String, Error> {
-    let mut value = json(object)?;
-    if let Some(fields) = value.as_object_mut() {
-        fields.remove("status");
-        fields.remove("metadata");
-    }
-    if let Some(spec) = value.get_mut("spec").and_then(Value::as_object_mut) {
-        spec.remove("replicas");
-    }
-    Ok(build::hash(&value)?)
-}
-
-/// Whether `seen` has all that `desired` has. What the API server adds by default is no difference; lists of named things
-/// are compared by name, others one by one.
-fn contains(seen: &Value, desired: &Value) -> bool {
-    match (seen, desired) {
-        (Value::Object(seen), Value::Object(desired)) => {
-            desired.iter().all(|(key, value)| match seen.get(key) {
-                Some(found) => contains(found, value),
-                // What is empty may be left out.
-                None => {
-                    value.is_null()
-                        || value.as_object().is_some_and(serde_json::Map::is_empty)
-                        || value.as_array().is_some_and(Vec::is_empty)
-                }
-            })
-        }
-        (Value::Array(seen), Value::Array(desired)) => {
-            let name = |value: &Value| value.get("name").and_then(Value::as_str).map(str::to_owned);
-            if desired.iter().all(|d| name(d).is_some()) {
-                desired.iter().all(|d| seen.iter().any(|s| name(s) == name(d) && contains(s, d)))
-            } else {
-                seen.len() == desired.len() && seen.iter().zip(desired).all(|(s, d)| contains(s, d))
-            }
-        }
-        (seen, desired) => seen == desired,
-    }
 }

@@ -1,27 +1,43 @@
-//! The consumer's children as they are, from the watches' stores and from what was written a moment ago. Reads only, and
-//! none of them asks the API server.
+//! The consumer's objects as they are, from the watches' stores, from what was written a moment ago, and where the
+//! watches do not show an object, from the API server. Reads only.
 
-use std::sync::Arc;
+use std::{fmt::Debug, sync::Arc};
 
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    core::v1::{ConfigMap, Pod},
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::Deployment,
+        core::v1::{ConfigMap, Pod},
+    },
 };
 use kube::{
-    Resource, ResourceExt,
-    runtime::reflector::{Lookup, ObjectRef},
+    Api, Client, Resource, ResourceExt,
+    runtime::reflector::{Lookup, ObjectRef, Store},
 };
+use serde::de::DeserializeOwned;
 use sluice_crds::{
     KafkaConsumer, KafkaConsumerStatus, labels,
     tuning::{FILE_NAME, Tuning},
 };
 use tokio::time::Instant;
 
-use crate::{
-    cluster::{watch::Stores, written::Writes},
-    identity::Identity,
-    pass::build,
+use super::{
+    watch::Stores,
+    written::{self, Answer, Known, Written},
 };
+use crate::{identity::Identity, pass::build};
+
+/// An object could not be read, and nothing may be concluded from that.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {kind} {name}")]
+pub struct Error {
+    /// The object's kind.
+    pub kind: String,
+    /// The object's name.
+    pub name: String,
+    /// What the API server said.
+    pub source: kube::Error,
+}
 
 /// A consumer and its children at one moment.
 #[derive(Clone, Debug)]
@@ -32,7 +48,8 @@ pub struct Children {
     pub deployment: Option<Arc<Deployment>>,
     /// `NAME-tuning`.
     pub tuning: Option<Arc<ConfigMap>>,
-    /// Its pods, those that are stopping too.
+    /// Its pods, those that are stopping too. One that has ended (evicted, or its node was shut down) is no pod, though
+    /// its object stays.
     pub pods: Vec<Arc<Pod>>,
 }
 
@@ -42,15 +59,9 @@ impl Children {
         self.consumer.status.clone().unwrap_or_default()
     }
 
-    /// Pods that the Deployment is to have.
-    pub fn asked_for(&self) -> Option<i32> {
+    /// The replicas of the Deployment.
+    pub fn desired(&self) -> Option<i32> {
         self.deployment.as_ref().map(|d| d.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1))
-    }
-
-    /// Pods that exist and are not stopping.
-    pub fn exist(&self) -> i32 {
-        self.pods.iter().filter(|p| p.metadata.deletion_timestamp.is_none() && !ended(p)).count()
-            as i32
     }
 
     /// Pods that are ready: those that have joined their group.
@@ -71,8 +82,9 @@ impl Children {
     }
 }
 
-/// Whether all containers of a pod have ended (an evicted pod stays as an object).
-fn ended(pod: &Pod) -> bool {
+/// Whether all containers of a pod have ended for good: an evicted pod, or one of a node that was shut down, stays as an
+/// object.
+fn has_ended(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
     matches!(phase, Some("Failed" | "Succeeded"))
 }
@@ -82,44 +94,85 @@ fn is_ready(pod: &Pod) -> bool {
     conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
 }
 
-/// What is known of a consumer's children.
-pub fn observe(
-    consumer: &Arc<KafkaConsumer>,
-    id: &Identity,
-    stores: &Stores,
-    writes: &mut Writes,
-    now: Instant,
-) -> Children {
-    let newest = writes
-        .consumer
-        .newest(Some(Arc::clone(consumer)), now)
-        .unwrap_or_else(|| Arc::clone(consumer));
-    // The spec is always the watch's: only the status is ours to write.
-    let consumer = if newest.status == consumer.status {
-        Arc::clone(consumer)
-    } else {
-        Arc::new(KafkaConsumer { status: newest.status.clone(), ..KafkaConsumer::clone(consumer) })
-    };
-    Children {
-        deployment: writes
-            .deployment
-            .newest(child(stores.deployments.get(&key(id, &build::deployment_name(id))), id), now),
-        tuning: writes
-            .tuning
-            .newest(child(stores.config_maps.get(&key(id, &build::tuning_name(id))), id), now),
-        pods: stores.pods.of(&ObjectRef::new(&id.name).within(&id.namespace)),
-        consumer,
+/// Observes the objects of one consumer at one moment.
+pub struct Observer<'a> {
+    /// Whose.
+    pub id: &'a Identity,
+    /// What the watches have seen.
+    pub stores: &'a Stores,
+    /// The API server, for what they do not show: their silence proves nothing.
+    pub client: &'a Client,
+    /// The moment.
+    pub now: Instant,
+}
+
+impl Observer<'_> {
+    /// What is known of a consumer and its objects.
+    ///
+    /// # Errors
+    /// When the API server has to be asked and does not answer.
+    pub async fn observe(
+        &self,
+        consumer: &Arc<KafkaConsumer>,
+        written: &mut Written,
+    ) -> Result<Children, Error> {
+        let newest = written.consumer.newest(Arc::clone(consumer), self.now);
+        // The spec is always the watch's: only the status is ours to write.
+        let consumer = if newest.status == consumer.status {
+            Arc::clone(consumer)
+        } else {
+            let status = newest.status.clone();
+            Arc::new(KafkaConsumer { status, ..KafkaConsumer::clone(consumer) })
+        };
+        let (id, stores) = (self.id, self.stores);
+        let (name, tuning) = (build::deployment_name(id), build::tuning_name(id));
+        let pods = stores.pods.of(&ObjectRef::new(&id.name).within(&id.namespace));
+        Ok(Children {
+            deployment: self.find(&stores.deployments, name, &mut written.deployment).await?,
+            tuning: self.find(&stores.config_maps, tuning, &mut written.tuning).await?,
+            pods: pods.into_iter().filter(|pod| !has_ended(pod)).collect(),
+            consumer,
+        })
     }
-}
 
-fn key<K: Lookup<DynamicType = ()>>(id: &Identity, name: &str) -> ObjectRef<K> {
-    ObjectRef::new(name).within(&id.namespace)
-}
-
-/// The child, if it is this consumer's: after a consumer was deleted and made again, the old one's children are about to
-/// be collected.
-fn child<K: Resource>(seen: Option<Arc<K>>, id: &Identity) -> Option<Arc<K>> {
-    seen.filter(|object| is_owned(object.as_ref(), id))
+    /// The object, if it is this consumer's: after a consumer was deleted and created again, the old one's objects are
+    /// about to be collected.
+    async fn find<K>(
+        &self,
+        store: &Store<K>,
+        name: String,
+        known: &mut Known<K>,
+    ) -> Result<Option<Arc<K>>, Error>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Lookup<DynamicType = ()>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + 'static,
+    {
+        let seen = store.get(&ObjectRef::new(&name).within(&self.id.namespace));
+        let seen = seen.filter(|object| is_owned(object.as_ref(), self.id));
+        match known.lookup(seen, self.now) {
+            written::Lookup::There(object) => Ok(Some(object)),
+            written::Lookup::Absent => Ok(None),
+            written::Lookup::Ask => {
+                let api: Api<K> = Api::namespaced(self.client.clone(), &self.id.namespace);
+                let answer = api.get_opt(&name).await;
+                let answer = answer.map_err(|source| Error {
+                    kind: <K as Resource>::kind(&()).into_owned(),
+                    name,
+                    source,
+                })?;
+                let answer = match answer {
+                    Some(object) if is_owned(&object, self.id) => Answer::Ours(object),
+                    Some(_) => Answer::Taken,
+                    None => Answer::NotFound,
+                };
+                Ok(known.answered(answer, self.now))
+            }
+        }
+    }
 }
 
 /// Whether an object's controller is this consumer.

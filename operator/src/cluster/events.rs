@@ -16,7 +16,7 @@ use kube::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{metrics::Metrics, pass::report::conditions::shorten};
+use crate::metrics::Metrics;
 
 /// The longest note that the API server takes.
 const NOTE: usize = 1_024;
@@ -173,6 +173,18 @@ impl Publisher {
             }
         }
     }
+}
+
+/// At most `max` bytes from the beginning.
+pub fn shorten(text: &str, max: usize) -> String {
+    if text.len() <= max {
+        return text.to_owned();
+    }
+    let mut end = max.saturating_sub('…'.len_utf8());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", &text[..end])
 }
 
 #[cfg(test)]

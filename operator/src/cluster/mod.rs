@@ -4,6 +4,8 @@
 pub mod apply;
 pub mod children;
 pub mod configs;
+pub mod contest;
+pub mod difference;
 pub mod events;
 pub mod schema;
 pub mod watch;

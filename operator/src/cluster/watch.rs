@@ -71,11 +71,7 @@ pub fn scope(
     watches: &Watches,
     metrics: &Arc<Metrics>,
 ) -> Scope {
-    let ours = watcher::Config::default().labels(&format!(
-        "{}={}",
-        labels::MANAGED_BY,
-        labels::MANAGED_BY_VALUE
-    ));
+    let ours = watcher::Config::default().labels(labels::CONSUMER);
     let (consumers, consumer_writer) = reflector::store();
     let (deployments, deployment_writer) = reflector::store();
     let (config_maps, config_map_writer) = reflector::store();
@@ -228,7 +224,7 @@ fn request(object: ObjectRef<Guarded>, why: &str) -> ReconcileRequest<Guarded> {
 
 /// The consumer that a child belongs to: all children carry its name as a label.
 fn owner<K: Resource>(child: &K) -> Option<ObjectRef<Guarded>> {
-    let instance = child.meta().labels.as_ref()?.get(labels::INSTANCE)?;
+    let instance = child.meta().labels.as_ref()?.get(labels::CONSUMER)?;
     Some(ObjectRef::new(instance).within(child.meta().namespace.as_deref()?))
 }
 

@@ -14,7 +14,6 @@ use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use jiff::Timestamp;
 use kube::{
     Resource,
     core::error_boundary::InvalidObject,
@@ -34,7 +33,7 @@ use crate::{
     },
     identity::Identity,
     pass::{
-        self, backoff,
+        self, Moment, backoff,
         claims::Claim,
         context::{Context, Shared},
         memory::{Memory, Waiting},
@@ -293,7 +292,7 @@ async fn pass(
     let (consumer, passes, kept) = (Arc::clone(consumer), Arc::clone(passes), Arc::clone(kept));
     let task = AbortOnDropHandle::new(tokio::spawn(async move {
         let mut memory = kept.memory.lock().await;
-        pass::reconcile(&consumer, &passes.context, &mut memory, Timestamp::now()).await
+        pass::reconcile(&consumer, &passes.context, &mut memory, Moment::now()).await
     }));
     match tokio::time::timeout(PASS, task).await {
         Ok(Ok(ended)) => Ok(ended?),

@@ -64,6 +64,12 @@ impl Groups {
         older
     }
 
+    /// How many consumers have a claim.
+    pub fn consumers(&self) -> usize {
+        let groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        groups.values().map(Vec::len).sum()
+    }
+
     /// Drops all claims of a consumer that is gone.
     pub fn release(&self, uid: &str) {
         let mut groups = self.0.lock().unwrap_or_else(PoisonError::into_inner);

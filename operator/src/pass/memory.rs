@@ -1,6 +1,6 @@
 //! What is kept of a consumer between passes, in memory only.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use sluice_crds::{config::KafkaConfig, kafkaconsumer::kafka::GroupProtocol, member::MemberSuffix};
@@ -8,9 +8,13 @@ use sluice_planner::History;
 use tokio::time::Instant;
 
 use crate::{
-    cluster::{configs, written::Writes},
+    cluster::{configs, written::Written},
     kafka::port::{Group, Kafka, OnReading, Reading},
-    pass::{offsets, validate::Rules},
+    pass::{
+        offsets,
+        report::{damping::Damper, writer::Tries},
+        validate::Rules,
+    },
 };
 
 /// What is kept of a consumer between passes.
@@ -20,17 +24,35 @@ pub struct Memory {
     pub rules: Rules,
     /// Its topics and group, as the readers follow them.
     pub followed: Option<Followed>,
-    /// Members that are not of its pods, when the members were last read: that is not done on every reading.
-    pub foreign: Vec<String>,
+    /// Who was in the group when its members were last read: that is not done on every reading.
+    pub members: Option<Members>,
     /// What the planner keeps.
     pub history: Option<History>,
-    /// What was written.
-    pub writes: Writes,
     /// Its static configurations.
     pub configs: configs::Known,
+    /// What is remembered of a status that could not be written.
+    pub status: Tries,
+    /// What is known of its objects beyond the watches.
+    pub written: Written,
+    /// Conditions that have not held for long enough to be reported.
+    pub damper: Damper,
+    /// Something was in the way of the pods and was reported; its end is too.
+    pub obstructed: bool,
     /// The version of the object that could not be read, and was spoken of.
     pub unreadable: Option<String>,
 }
+
+/// Members that were read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Members {
+    /// When.
+    pub at: Instant,
+    /// The client ids that are not of this consumer's pods.
+    pub foreign: Vec<String>,
+}
+
+/// Describing a group costs a request or two: where no decision is near, once in this time is enough to find a stranger.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// A group that is followed, and what it was asked for with: when that changes, it is followed anew.
 pub struct Followed {
@@ -42,11 +64,17 @@ pub struct Followed {
 
 impl Memory {
     /// Takes in who is in the group, where that was read just now; `ours` is in the client ids of our members.
-    pub fn see_members(&mut self, reading: &Reading, ours: &MemberSuffix) {
+    pub fn see_members(&mut self, reading: &Reading, ours: &MemberSuffix, now: Instant) {
         if let Some(members) = offsets::fresh_members(reading) {
-            self.foreign =
-                members.iter().filter(|id| !ours.is_in(id)).map(|id| (*id).to_owned()).collect();
+            let foreign = members.iter().filter(|id| !ours.is_in(id));
+            self.members =
+                Some(Members { at: now, foreign: foreign.map(|id| (*id).to_owned()).collect() });
         }
+    }
+
+    /// Whether it is time to look who is in the group, though nothing else asks for it.
+    pub fn members_are_old(&self, now: Instant) -> bool {
+        self.members.as_ref().is_none_or(|members| now.duration_since(members.at) >= LOOK)
     }
 
     /// The group of `what`; `bell` rings when there is a new reading.
@@ -69,7 +97,7 @@ impl Memory {
         }
         // What was learnt of other topics, or of another group, says nothing of these.
         self.history = None;
-        self.foreign.clear();
+        self.members = None;
         let group = kafka.follow(&what, bell());
         self.followed = Some(Followed { what, group: Arc::clone(&group) });
         group

@@ -1,4 +1,5 @@
-//! One pass over one consumer: observe → validate → plan → build → apply → report.
+//! One pass over one consumer, as a chain of values: observe → validate → decide → settle → target → build → apply →
+//! report. Each step takes what the steps before it returned and changes none of it.
 
 pub mod backoff;
 pub mod build;
@@ -9,46 +10,35 @@ pub mod memory;
 pub mod offsets;
 pub mod report;
 pub mod settle;
+pub mod target;
 pub mod validate;
 
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt, runtime::controller::Action};
-use sluice_crds::{
-    KafkaConsumer, KafkaConsumerStatus,
-    conditions::reason,
-    kafkaconsumer::{kafka::GroupProtocol, tuning::ApplyOn},
-};
-
+use sluice_crds::{KafkaConsumer, kafkaconsumer::tuning::ApplyOn};
 use tokio::time::Instant;
 
 use self::{
     claims::Claim,
     context::Context,
-    decide::{Conflict, Course},
-    memory::Memory,
-    report::{
-        conditions::Verdict,
-        status::{self, Facts},
-        verdicts,
-    },
-    settle::Start,
+    decide::Planned,
+    memory::{Members, Memory},
+    report::conditions::Verdict,
+    settle::{Conflict, Gate, Opening},
+    target::Target,
     validate::Validated,
 };
 use crate::{
     cluster::{
-        apply::{self, Writer},
-        children::{self, Children},
+        apply::{self, Applied, Pods, Writer},
+        children::{self, Children, Observer},
         configs::Configs,
-        events::Happening,
     },
     identity::{Identity, Incomplete},
-    kafka::port::{Group, Reading},
+    kafka::port::Reading,
 };
-
-/// With `applyOn: Rebalance` new knobs have this time to arrive before the pods change.
-const KNOBS_FIRST: Duration = Duration::from_secs(2);
 
 /// Why a pass failed.
 #[derive(Debug, thiserror::Error)]
@@ -56,10 +46,13 @@ pub enum Error {
     /// The object is no consumer.
     #[error(transparent)]
     Identity(#[from] Incomplete),
-    /// The children could not be built.
+    /// The objects could not be read.
+    #[error(transparent)]
+    Observe(#[from] children::Error),
+    /// The objects could not be built.
     #[error(transparent)]
     Build(#[from] build::Error),
-    /// The children could not be written.
+    /// The objects could not be written.
     #[error(transparent)]
     Apply(#[from] apply::Error),
 }
@@ -69,6 +62,7 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Identity(_) => "Identity",
+            Self::Observe(_) => "Observe",
             Self::Build(_) => "Build",
             Self::Apply(error) => error.reason(),
         }
@@ -83,15 +77,70 @@ impl Error {
     }
 }
 
+/// The moment of a pass: by the clock of the world, and by one that never steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// For what is written down.
+    pub time: Timestamp,
+    /// For what is waited for.
+    pub instant: Instant,
+}
+
+/// What is known of one consumer in this pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation<'a> {
+    /// The consumer.
+    pub consumer: &'a Validated,
+    /// Its objects, as they were before the pass.
+    pub children: &'a Children,
+    /// What was read of its topics and group.
+    pub reading: &'a Reading,
+}
+
+impl Situation<'_> {
+    /// The partitions of all topics; those of the last status until Kafka has answered.
+    pub fn partitions(&self) -> Option<i32> {
+        let read = self.reading.snapshot.as_ref().map(|s| s.partitions.len() as i32);
+        read.or_else(|| self.children.status().partitions)
+    }
+
+    /// Whether the first pod is about to start.
+    pub fn is_first(&self, wanted: Option<i32>) -> bool {
+        self.children.desired().unwrap_or(0) == 0 && wanted.is_some_and(|pods| pods > 0)
+    }
+}
+
+/// All that a pass found, decided and did: what is reported.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome<'a> {
+    /// What was known.
+    pub situation: Situation<'a>,
+    /// Who was in the group when its members were last read.
+    pub members: Option<&'a Members>,
+    /// What the planner decided, where it could be asked.
+    pub planned: Option<&'a Planned>,
+    /// Whether pods may start.
+    pub gate: &'a Gate,
+    /// What should be.
+    pub target: &'a Target,
+    /// What was written.
+    pub applied: &'a Applied,
+    /// Why not all could be built or written.
+    pub failed: Option<&'a Verdict>,
+    /// Who else writes this consumer's objects.
+    pub contested: &'a Verdict,
+}
+
 /// One pass.
 ///
 /// # Errors
-/// When the API server does not take what is to be written; then the pass is tried again after a backoff.
+/// When the API server does not answer, or does not take what is to be written; then the pass is tried again after a
+/// backoff.
 pub async fn reconcile(
     consumer: &Arc<KafkaConsumer>,
     context: &Context,
     memory: &mut Memory,
-    now: Timestamp,
+    now: Moment,
 ) -> Result<Action, Error> {
     // One that is being deleted is left to the garbage collector.
     if consumer.meta().deletion_timestamp.is_some() {
@@ -107,222 +156,167 @@ pub async fn reconcile(
     }
 }
 
-/// The steps, as design.md §3 has them.
 async fn steps(
     consumer: &Arc<KafkaConsumer>,
     context: &Context,
     memory: &mut Memory,
-    now: Timestamp,
+    now: Moment,
 ) -> Result<Action, Error> {
     let id = Identity::of(consumer)?;
-    let mut seen =
-        children::observe(consumer, &id, &context.stores, &mut memory.writes, Instant::now());
-    let platform = &context.shared.platform;
-    let valid = match validate::validate(&seen.consumer, seen.image(), platform, &mut memory.rules)
-    {
+    let shared = &context.shared;
+    let observer =
+        Observer { id: &id, stores: &context.stores, client: &shared.client, now: now.instant };
+    let children = observer.observe(consumer, &mut memory.written).await?;
+    let (image, platform) = (children.image(), &shared.platform);
+    let valid = match validate::validate(&children.consumer, image, platform, &mut memory.rules) {
         Ok(valid) => valid,
-        Err(error) => return refuse(&seen, &error, context, memory, now).await,
+        Err(error) => return reject(&children, &error, context, memory, now).await,
     };
-    let group = memory.follow(&valid.kafka, &*context.shared.kafka, || context.bell(&id));
+    let group = memory.follow(&valid.kafka, &*shared.kafka, || context.bell(&id));
     let reading = group.reading();
-    memory.see_members(&reading, &id.member_suffix());
-    let conflict = claim(&valid, &seen, &reading, context, &memory.foreign);
-    let mut course = decide::course(&valid, &seen, &reading, conflict, &mut memory.history, now);
-    let mut open = Open::default();
-    begin(&valid, &seen, &reading, &*group, &mut course, &mut open).await;
-    let failed = carry_out(&valid, &mut seen, &course, &mut open, context, memory).await;
-    tell(&valid, &seen, &reading, &course, &open, failed.as_ref().err(), context, memory, now)
-        .await;
-    failed?;
-    Ok(Action::requeue(open.again.unwrap_or_else(|| backoff::safety_net(fastrand::f64()))))
+    memory.see_members(&reading, &id.member_suffix(), now.instant);
+    let situation = Situation { consumer: &valid, children: &children, reading: &reading };
+
+    let planned = decide::decide(&situation, &mut memory.history, now.time);
+    let wanted = target::wanted(&situation, planned.as_ref());
+    let conflict = conflict(&situation, context, memory.members.as_ref());
+    let gate = settle::settle(&situation, wanted, conflict, &*group).await;
+    let target = Target::of(&situation, planned.as_ref(), &gate);
+    group.with_members(wants_members(&situation, &gate, wanted, planned.as_ref(), memory, now));
+
+    let (applied, failed) = apply(&situation, &gate, &target, context, memory, now).await;
+    let failed_verdict = failed
+        .as_ref()
+        .filter(|error| !error.is_gone())
+        .map(|error| Verdict::no(error.reason(), report::sentence(error)));
+    let contested = report::contested::verdict(&memory.written, now.instant);
+    let members = memory.members.clone();
+    let outcome = Outcome {
+        situation,
+        members: members.as_ref(),
+        planned: planned.as_ref(),
+        gate: &gate,
+        target: &target,
+        applied: &applied,
+        failed: failed_verdict.as_ref(),
+        contested: &contested,
+    };
+    let again = report::report(&outcome, context, memory, now).await;
+    failed.map_or(Ok(()), Err)?;
+    let next = [applied.again, again].into_iter().flatten().min();
+    Ok(Action::requeue(next.unwrap_or_else(|| backoff::safety_net(fastrand::f64()))))
 }
 
-/// What is left open by the steps, for those after them.
-#[derive(Debug, Default)]
-struct Open {
-    /// The group protocol, resolved; while it is not, no child can be built.
-    protocol: Option<GroupProtocol>,
-    /// Why the first pod may not start.
-    waits: Option<Verdict>,
-    /// What happened.
-    happenings: Vec<Happening>,
-    /// When to come again.
-    again: Option<Duration>,
-}
-
-/// Says why the spec cannot be followed. The children stay as they are, and no retry would help.
-async fn refuse(
-    seen: &Children,
+/// Reports why the spec cannot be followed. The objects stay as they are, and no retry would help.
+async fn reject(
+    children: &Children,
     error: &validate::Error,
     context: &Context,
     memory: &mut Memory,
-    now: Timestamp,
+    now: Moment,
 ) -> Result<Action, Error> {
-    let verdicts = verdicts::of_refusal(&error.to_string());
-    let consumer = &seen.consumer;
+    let id = Identity::of(&children.consumer)?;
     // A consumer that cannot be followed has no claim; pods that it may have are members, which others see.
-    context.shared.groups.release(&Identity::of(consumer)?.uid);
-    let next = status::refused(&seen.status(), &verdicts, consumer.metadata.generation, now);
-    // Its last numbers are nobody's any more.
-    let shown = KafkaConsumerStatus { conditions: next.conditions.clone(), ..Default::default() };
-    context.shared.metrics.show(&Identity::of(consumer)?, &consumer.spec, &shown);
-    report::report(consumer, next, Vec::new(), context, &mut memory.writes, now).await;
+    context.shared.groups.release(&id.uid);
+    report::rejected(&id, children, &error.to_string(), context, memory, now).await;
     Ok(Action::requeue(backoff::safety_net(fastrand::f64())))
 }
 
 /// Claims the group. Of two consumers the one that runs keeps it, else the older; members of somebody else's are in the way too.
-fn claim(
-    v: &Validated,
-    seen: &Children,
-    reading: &Reading,
+fn conflict(
+    situation: &Situation,
     context: &Context,
-    foreign: &[String],
+    members: Option<&Members>,
 ) -> Option<Conflict> {
-    let (group, mut claim) = Claim::of(&seen.consumer)?;
-    claim.cluster_id = reading.cluster_id.clone().or(claim.cluster_id);
-    claim.running = seen.asked_for().is_some_and(|pods| pods > 0);
+    let (group, mut claim) = Claim::of(&situation.children.consumer)?;
+    claim.cluster_id = situation.reading.cluster_id.clone().or(claim.cluster_id);
+    claim.running = situation.children.desired().is_some_and(|pods| pods > 0);
     let older = context.shared.groups.claim(&group, claim).map(Conflict::Other);
     older.or_else(|| {
-        (!v.take_over && !foreign.is_empty()).then(|| Conflict::Foreign(foreign.to_vec()))
+        let foreign = members.map(|members| members.foreign.clone()).unwrap_or_default();
+        (!situation.consumer.take_over && !foreign.is_empty()).then_some(Conflict::Foreign(foreign))
     })
 }
 
-/// Sees to it that the group is ready for its first pod, and that its protocol is resolved; until then none starts.
-async fn begin(
-    v: &Validated,
-    seen: &Children,
-    reading: &Reading,
-    group: &dyn Group,
-    course: &mut Course,
-    open: &mut Open,
-) {
-    open.protocol = match v.kafka.protocol {
-        GroupProtocol::Auto => reading.protocol.filter(|p| *p != GroupProtocol::Auto),
-        chosen => Some(chosen),
-    };
-    let asked_for = seen.asked_for().unwrap_or(0);
-    let first = asked_for == 0 && course.replicas.is_some_and(|pods| pods > 0);
-    let near = course.replicas.is_some_and(|pods| pods != asked_for);
+/// Whether the group's members are to be read: near a decision, and now and then to find strangers.
+fn wants_members(
+    situation: &Situation,
+    gate: &Gate,
+    wanted: Option<i32>,
+    planned: Option<&Planned>,
+    memory: &Memory,
+    now: Moment,
+) -> bool {
+    let children = situation.children;
+    let near = wanted.is_some_and(|pods| Some(pods) != children.desired());
     // While there is a conflict, the members tell when it ends.
-    let disputed = course.conflict.is_some();
-    group.with_members(
-        first || near || disputed || course.planned.as_ref().is_some_and(|p| p.wants_group),
-    );
-    if first && !v.paused {
-        match settle::prepare(v, &seen.status(), reading, group).await {
-            Start::Go(happenings) => open.happenings = happenings,
-            Start::Wait(verdict) => {
-                open.waits = Some(verdict);
-                course.replicas = Some(0);
-            }
-            Start::Conflict(conflict) => {
-                course.conflict = Some(conflict);
-                course.replicas = Some(0);
-            }
-        }
-    }
-    if open.protocol.is_none() && open.waits.is_none() {
-        open.waits = Some(match &reading.error {
-            Some(trouble) => Verdict::no(trouble.reason, trouble.message.clone()),
-            None => Verdict::no(reason::PENDING, "the group protocol is not resolved yet"),
-        });
-    }
+    let disputed = matches!(gate.opening, Opening::Conflict(_));
+    // Offsets are parked from an empty group only.
+    let unparked = children.pods.is_empty() && {
+        let newest = offsets::park(situation.reading);
+        newest.is_some() && newest != children.status().parked
+    };
+    near || disputed
+        || unparked
+        || planned.is_some_and(|p| p.decision.wants_group)
+        || memory.members_are_old(now.instant)
 }
 
-/// Builds the children and writes what differs: the files, the pods' template, and last their number.
-async fn carry_out(
-    v: &Validated,
-    seen: &mut Children,
-    course: &Course,
-    open: &mut Open,
+/// Builds the objects and writes what differs.
+async fn apply(
+    situation: &Situation<'_>,
+    gate: &Gate,
+    target: &Target,
     context: &Context,
     memory: &mut Memory,
-) -> Result<(), Error> {
-    let Some(protocol) = open.protocol.filter(|_| !v.paused) else { return Ok(()) };
-    let desired = build::children(v, protocol, course.tuning)?;
+    now: Moment,
+) -> (Applied, Option<Error>) {
+    let (consumer, children) = (situation.consumer, situation.children);
+    let untouched = || Applied { deployment: children.deployment.clone(), ..Applied::default() };
+    let Some(protocol) = gate.protocol.filter(|_| !consumer.paused) else {
+        return (untouched(), None);
+    };
+    let objects = match build::children(consumer, protocol, target.tuning) {
+        Ok(objects) => objects,
+        Err(error) => return (untouched(), Some(error.into())),
+    };
+    let pods = Pods {
+        replicas: target.replicas,
+        after_knobs: consumer.tuning.apply_on == ApplyOn::Rebalance,
+    };
     let shared = &context.shared;
-    let mut writer = Writer {
+    let writer = Writer {
         client: &shared.client,
-        id: &v.id,
-        writes: &mut memory.writes,
+        id: &consumer.id,
+        written: &mut memory.written,
+        configs: Configs {
+            client: &shared.client,
+            id: &consumer.id,
+            store: &context.stores.config_maps,
+            known: &mut memory.configs,
+            metrics: &shared.metrics,
+            now: now.instant,
+        },
         metrics: &shared.metrics,
+        now: now.instant,
     };
-    let mut configs = Configs {
-        client: &shared.client,
-        id: &v.id,
-        store: &context.stores.config_maps,
-        known: &mut memory.configs,
-        metrics: &shared.metrics,
-        now: Instant::now(),
-    };
-    configs.ensure(&desired.config).await?;
-    writer.tuning(&desired, seen).await?;
-    if let Some(rest) = knobs_first(v, seen, &writer) {
-        open.again = Some(rest);
-        writer.nudge(seen).await;
-        return Ok(());
+    let mut applied = writer.apply(&objects, children, pods).await;
+    if let Some((from, to)) = applied.scaled {
+        shared.metrics.scaled(from, to, &target.reason);
+        tracing::info!(consumer = %consumer.id, from, to, reason = target.reason, "scaled");
     }
-    if let Some(written) = writer.deployment(&desired, seen).await? {
-        seen.deployment = Some(written);
-        configs.known.template_written(configs.now);
-    }
-    if let (Some(deployment), Some(pods)) = (seen.deployment.clone(), course.replicas)
-        && writer.replicas(&deployment, pods).await?
-    {
-        let from = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(0);
-        seen.deployment = writer.writes.deployment.newest(seen.deployment.clone(), Instant::now());
-        if from != pods {
-            let reason = course.planned.as_ref().map_or(reason::PENDING, |p| p.reason.as_str());
-            shared.metrics.scaled(from, pods, reason);
-            tracing::info!(consumer = %v.id, from, to = pods, reason, "scaled");
-        }
-    }
-    // Last: a spike is not to wait for as many requests as there are pods.
-    writer.nudge(seen).await;
-    configs.sweep(&desired.config, seen.deployment.as_deref()).await;
-    Ok(())
+    let failed = applied.error.take().map(Error::from);
+    (applied, failed)
 }
 
-/// With `applyOn: Rebalance`, how long the pods still wait for knobs that were just written.
-fn knobs_first(v: &Validated, seen: &Children, writer: &Writer) -> Option<Duration> {
-    if v.tuning.apply_on != ApplyOn::Rebalance || seen.deployment.is_none() {
-        return None;
+impl Moment {
+    /// Now.
+    pub fn now() -> Self {
+        Self { time: Timestamp::now(), instant: Instant::now() }
     }
-    let since = writer.writes.knobs_at?.elapsed();
-    KNOBS_FIRST.checked_sub(since).filter(|rest| !rest.is_zero())
-}
 
-/// Writes the status, says what happened, and shows the numbers.
-#[allow(clippy::too_many_arguments, reason = "it tells of all that the steps before it found")]
-async fn tell(
-    v: &Validated,
-    seen: &Children,
-    reading: &Reading,
-    course: &Course,
-    open: &Open,
-    failed: Option<&Error>,
-    context: &Context,
-    memory: &mut Memory,
-    now: Timestamp,
-) {
-    let last = seen.status();
-    let failed = failed
-        .filter(|error| !error.is_gone())
-        .map(|error| Verdict::no(error.reason(), error.to_string()));
-    let verdicts =
-        verdicts::of_pass(v, seen, reading, course, open.waits.as_ref(), failed.as_ref(), now);
-    let facts = Facts {
-        validated: v,
-        children: seen,
-        reading,
-        planned: course.planned.as_ref(),
-        desired: seen.asked_for(),
-        tuning: course.tuning,
-        protocol: open.protocol.unwrap_or(GroupProtocol::Auto),
-        parked: offsets::keep(last.parked.clone(), reading, seen.pods.len(), seen.ready()),
-    };
-    let next = status::next(&last, &facts, &verdicts, now);
-    context.shared.metrics.show(&v.id, &seen.consumer.spec, &next);
-    let happenings = open.happenings.clone();
-    report::report(&seen.consumer, next, happenings, context, &mut memory.writes, now).await;
+    /// After `duration` from now, as a requeue.
+    pub fn until(self, later: Instant) -> Duration {
+        later.saturating_duration_since(self.instant)
+    }
 }

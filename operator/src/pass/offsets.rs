@@ -51,9 +51,6 @@ pub fn before_first_pod(
     take_over: bool,
     ours: &MemberSuffix,
 ) -> Before {
-    if let Some(trouble) = &reading.error {
-        return Before::Wait(trouble.message.clone());
-    }
     let Some(snapshot) = &reading.snapshot else {
         return Before::Wait("nothing could be read of its topics and group yet".to_owned());
     };
@@ -72,7 +69,11 @@ pub fn before_first_pod(
     if group.state != GroupState::Empty {
         return Before::Wait(format!("the group is {:?}, without members", group.state));
     }
-    positions(snapshot, reading, parked, start_from)
+    match (positions(snapshot, reading, parked, start_from), &reading.error) {
+        // Where something of it could not be read, the ends may be old: a start at them would skip records.
+        (Before::Commit(_), Some(trouble)) => Before::Wait(trouble.message.clone()),
+        (before, _) => before,
+    }
 }
 
 /// The client ids of the members, where they were read just now.
@@ -177,7 +178,14 @@ pub fn park(reading: &Reading) -> Option<ParkedOffsets> {
     Some(ParkedOffsets { cluster_id, topics })
 }
 
-/// What status keeps of the offsets after a pass: the newest while no pod runs; nothing once pods have them again.
+/// Whether the group was read just now and has no member: as long as somebody moves its offsets they need no keeping.
+fn is_empty(reading: &Reading) -> bool {
+    let group = reading.snapshot.as_ref().and_then(|snapshot| fresh_group(snapshot));
+    group.is_some_and(|group| group.members.is_empty() && group.state == GroupState::Empty)
+}
+
+/// What status keeps of the offsets after a pass: the newest while no pod runs and the group is empty; nothing once pods
+/// have them again.
 ///
 /// What the broker has expired meanwhile (committed before, none now) stays as it was kept.
 pub fn keep(
@@ -189,7 +197,7 @@ pub fn keep(
     if ready > 0 {
         return None;
     }
-    if pods > 0 {
+    if pods > 0 || !is_empty(reading) {
         return kept;
     }
     let Some(newest) = park(reading) else { return kept };
@@ -382,6 +390,13 @@ mod tests {
         // Until the first pod has joined they may still be needed; then they are out of date.
         assert_eq!(keep(Some(full.clone()), &both, 1, 0), Some(full.clone()));
         assert_eq!(keep(Some(full), &both, 1, 1), None);
+        // Somebody else consumes: what moves is theirs.
+        let mut moving = reading(&[At(7), At(8)]);
+        change(&mut moving, |s| s.group.as_mut().unwrap().state = GroupState::Stable);
+        assert_eq!(
+            keep(Some(parked("c", "id", &[1, 2])), &moving, 0, 0),
+            Some(parked("c", "id", &[1, 2]))
+        );
         // A group without any offset has nothing to keep.
         assert_eq!(keep(None, &reading(&[Nothing, Nothing]), 0, 0), None);
     }

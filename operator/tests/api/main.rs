@@ -7,6 +7,7 @@ mod claims;
 mod configs;
 mod kafka;
 mod pages;
+mod safety;
 mod server;
 mod status;
 mod watches;

@@ -2,7 +2,7 @@
 //! create for the operator, with a Deployment controller and a kubelet that are as fast as can be. Faults can be put in.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     sync::{Arc, Mutex},
     time::Duration,
@@ -26,6 +26,8 @@ pub struct Call {
     pub manager: String,
     pub body: Value,
     pub status: u16,
+    /// `spec.replicas` of the object before and after.
+    pub replicas: (Option<i64>, Option<i64>),
 }
 
 impl Call {
@@ -43,13 +45,41 @@ pub enum Fault {
 
 type Faults = Box<dyn FnMut(&str, &str) -> Option<Fault> + Send>;
 
+/// One change of an object; what a watch hears of it depends on its selector.
+struct Change {
+    version: u64,
+    plural: String,
+    namespace: String,
+    old: Option<Value>,
+    new: Option<Value>,
+}
+
+impl Change {
+    /// The event for a watch with this selector: an object that no longer matches is DELETED to it.
+    fn event(&self, selector: Option<&String>) -> Option<Value> {
+        let matches = |object: &&Value| selected(object, selector);
+        let (old, new) = (self.old.as_ref().filter(matches), self.new.as_ref().filter(matches));
+        let (type_, object) = match (old, new) {
+            (None, None) => return None,
+            (None, Some(new)) => ("ADDED", new.clone()),
+            (Some(_), Some(new)) => ("MODIFIED", new.clone()),
+            (Some(old), None) => {
+                let mut gone = old.clone();
+                gone["metadata"]["resourceVersion"] = json!(self.version.to_string());
+                ("DELETED", gone)
+            }
+        };
+        Some(json!({ "type": type_, "object": object }))
+    }
+}
+
 #[derive(Default)]
 struct State {
     version: u64,
     /// By plural, namespace and name.
     objects: BTreeMap<(String, String, String), Value>,
-    /// What watches are told: version, plural, type, object.
-    log: Vec<(u64, String, &'static str, Value)>,
+    /// What watches are told of.
+    log: Vec<Change>,
     calls: Vec<Call>,
     /// Watches that began before this are closed: the server was restarted.
     epoch: u64,
@@ -61,13 +91,18 @@ struct State {
     defined: bool,
     /// What the served definition declares.
     schema: Value,
+    /// Kinds whose watches are told nothing for now.
+    held: BTreeSet<String>,
 }
+
+type Webhook = Box<dyn FnMut(&str, &mut Value) + Send>;
 
 /// The server.
 #[derive(Clone)]
 pub struct Server {
     state: Arc<Mutex<State>>,
     faults: Arc<Mutex<Option<Faults>>>,
+    webhook: Arc<Mutex<Option<Webhook>>>,
     changed: Arc<Notify>,
 }
 
@@ -82,6 +117,7 @@ impl Server {
         Self {
             state: Arc::new(Mutex::new(state)),
             faults: Arc::default(),
+            webhook: Arc::default(),
             changed: Arc::new(Notify::new()),
         }
     }
@@ -195,10 +231,34 @@ impl Server {
     pub fn delete(&self, plural: &str, name: &str) {
         let mut state = self.state.lock().unwrap();
         let key = (plural.to_owned(), "shop".to_owned(), name.to_owned());
-        if let Some(object) = state.objects.remove(&key) {
-            state.version += 1;
-            let version = state.version;
-            state.log.push((version, plural.to_owned(), "DELETED", object));
+        state.remove(&key);
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Changes an object as somebody else than the operator would.
+    pub fn edit(&self, plural: &str, name: &str, change: impl FnOnce(&mut Value)) {
+        let mut state = self.state.lock().unwrap();
+        let key = (plural.to_owned(), "shop".to_owned(), name.to_owned());
+        let mut object = state.objects.get(&key).expect("it exists").clone();
+        change(&mut object);
+        state.store(&key, object);
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Changes every object that is written from now on, as a mutating webhook does: `change(plural, object)`.
+    pub fn webhook(&self, change: impl FnMut(&str, &mut Value) + Send + 'static) {
+        *self.webhook.lock().unwrap() = Some(Box::new(change));
+    }
+
+    /// Holds back what the watches of a kind would be told, or tells it all at once.
+    pub fn hold_watches(&self, plural: &str, held: bool) {
+        let mut state = self.state.lock().unwrap();
+        if held {
+            state.held.insert(plural.to_owned());
+        } else {
+            state.held.remove(plural);
         }
         drop(state);
         self.changed.notify_waiters();
@@ -225,6 +285,11 @@ impl Server {
         }
     }
 
+    fn replicas_of(&self, path: &str) -> Option<i64> {
+        let name = path.split_once("/deployments/")?.1.split('/').next()?;
+        self.get("deployments", name)?["spec"]["replicas"].as_i64()
+    }
+
     async fn answer(&self, request: Request<Body>) -> Result<Answer, std::io::Error> {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path().to_owned();
@@ -248,6 +313,7 @@ impl Server {
             ));
         }
         let fault = self.faults.lock().unwrap().as_mut().and_then(|decide| decide(&method, &path));
+        let before = self.replicas_of(&path);
         let record = |status: u16| {
             let manager = query.get("fieldManager").cloned().unwrap_or_default();
             let call = Call {
@@ -256,6 +322,7 @@ impl Server {
                 manager,
                 body: body.clone(),
                 status,
+                replicas: (before, self.replicas_of(&path)),
             };
             self.state.lock().unwrap().calls.push(call);
         };
@@ -345,6 +412,13 @@ impl Server {
                         status(404, "not found")
                     };
                 }
+                let version = body["metadata"]["resourceVersion"].as_str();
+                if version.is_some()
+                    && old.as_ref().and_then(|o| o["metadata"]["resourceVersion"].as_str())
+                        != version
+                {
+                    return status(409, "the object has been modified");
+                }
                 let manager = query.get("fieldManager").map(String::as_str).unwrap_or_default();
                 let mut next = match (&old, sub) {
                     (None, []) if !manager.is_empty() => {
@@ -372,6 +446,11 @@ impl Server {
                     }
                     merge(&mut next, &patch);
                 }
+                if sub.is_empty()
+                    && let Some(webhook) = self.webhook.lock().unwrap().as_mut()
+                {
+                    webhook(plural, &mut next);
+                }
                 if !manager.is_empty() && sub.is_empty() {
                     manage(&mut next, manager, body, old.as_ref());
                 }
@@ -391,10 +470,8 @@ impl Server {
                     }
                     Some(_) => {}
                 }
-                let gone = state.objects.remove(&key).unwrap();
-                state.version += 1;
-                let version = state.version;
-                state.log.push((version, (*plural).to_owned(), "DELETED", gone.clone()));
+                let gone = state.objects[&key].clone();
+                state.remove(&key);
                 ok(&gone)
             }
             _ => status(405, "the fake API server does not know this request"),
@@ -431,15 +508,14 @@ impl Server {
                             let line = format!("{}\n", json!({ "type": "ERROR", "object": gone }));
                             return Some((line, u64::MAX));
                         }
-                        let next = state.log.iter().find(|(v, p, _, object)| {
-                            *v > seen
-                                && *p == plural
-                                && (all || object["metadata"]["namespace"] == *namespace)
-                                && selected(object, selector.as_ref())
+                        let next = state.log.iter().find_map(|change| {
+                            let new = change.version > seen && change.plural == plural;
+                            let here = all || change.namespace == namespace;
+                            let event = change.event(selector.as_ref()).filter(|_| new && here)?;
+                            Some((format!("{event}\n"), change.version))
                         });
-                        if let Some((version, _, type_, object)) = next {
-                            let line = format!("{}\n", json!({ "type": type_, "object": object }));
-                            return Some((line, *version));
+                        if let Some(next) = next.filter(|_| !state.held.contains(&plural)) {
+                            return Some(next);
                         }
                     }
                     changed.await;
@@ -465,7 +541,7 @@ impl State {
         self.version += 1;
         let version = self.version;
         let generation = old.and_then(|o| o["metadata"]["generation"].as_i64()).unwrap_or(0);
-        let type_ = if old.is_some() { "MODIFIED" } else { "ADDED" };
+        let old = old.cloned();
         let meta = &mut object["metadata"];
         if old.is_none() {
             meta["uid"] = json!(format!("uid-{version}"));
@@ -477,8 +553,19 @@ impl State {
         meta["generation"] = json!(if spec_changed { generation + 1 } else { generation });
         meta["resourceVersion"] = json!(version.to_string());
         self.objects.insert(key.clone(), object.clone());
-        self.log.push((version, key.0.clone(), type_, object.clone()));
+        let new = Some(object.clone());
+        let (plural, namespace) = (key.0.clone(), key.1.clone());
+        self.log.push(Change { version, plural, namespace, old, new });
         object
+    }
+
+    fn remove(&mut self, key: &(String, String, String)) {
+        if let Some(object) = self.objects.remove(key) {
+            self.version += 1;
+            let version = self.version;
+            let (plural, namespace) = (key.0.clone(), key.1.clone());
+            self.log.push(Change { version, plural, namespace, old: Some(object), new: None });
+        }
     }
 
     /// What the Deployment controller, the scheduler and the kubelet do, at once.
@@ -498,12 +585,8 @@ impl State {
                         "status": { "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] },
                     }),
                 );
-            } else if number >= replicas
-                && let Some(gone) = self.objects.remove(&pod)
-            {
-                self.version += 1;
-                let version = self.version;
-                self.log.push((version, "pods".to_owned(), "DELETED", gone));
+            } else if number >= replicas {
+                self.remove(&pod);
             }
         }
         deployment["status"] = json!({
@@ -521,7 +604,11 @@ fn key(plural: &str, namespace: Option<&str>, name: &str) -> (String, String, St
 fn selected(object: &Value, selector: Option<&String>) -> bool {
     selector.is_none_or(|selector| {
         selector.split(',').all(|term| {
-            term.split_once('=').is_none_or(|(k, v)| object["metadata"]["labels"][k] == v)
+            let labels = &object["metadata"]["labels"];
+            match term.split_once('=') {
+                Some((key, value)) => labels[key] == value,
+                None => !labels[term].is_null(),
+            }
         })
     })
 }

@@ -11,8 +11,8 @@ use sluice_crds::{
     tuning::{self, Knobs, Tuning},
 };
 
-use super::{Error, config_name, hash, metadata, tuning_name};
-use crate::{identity::Identity, pass::validate::Validated};
+use super::{Error, config_name, metadata, tuning_name};
+use crate::{hash::hash, identity::Identity, pass::validate::Validated};
 
 /// The static configuration of a consumer's pods.
 pub fn consumer_config(v: &Validated, protocol: GroupProtocol) -> ConsumerConfig {
@@ -35,7 +35,9 @@ pub fn consumer_config(v: &Validated, protocol: GroupProtocol) -> ConsumerConfig
 /// # Errors
 /// As [`hash`].
 pub fn meaning(config: &ConsumerConfig) -> Result<String, Error> {
-    hash(&ConsumerConfig { initial: Knobs { batch_size: 1, concurrency: 1 }, ..config.clone() })
+    let meaning =
+        ConsumerConfig { initial: Knobs { batch_size: 1, concurrency: 1 }, ..config.clone() };
+    Ok(hash(&meaning)?)
 }
 
 /// The ConfigMap with the static configuration of this meaning.

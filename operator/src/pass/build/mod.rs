@@ -9,34 +9,23 @@ mod security;
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::{
-    api::{apps::v1::Deployment, core::v1::ConfigMap},
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
-};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde::Serialize;
-use sluice_crds::{kafkaconsumer::kafka::GroupProtocol, labels, tuning::Tuning};
+use sluice_crds::{
+    kafkaconsumer::kafka::GroupProtocol,
+    labels::{self, DESIRED_HASH},
+    tuning::Tuning,
+};
 
+pub use crate::cluster::apply::Objects as Children;
 use crate::{
+    hash::hash,
     identity::Identity,
     pass::validate::{OWN_VOLUMES, Validated},
 };
 
 /// The volume with the static configuration.
 pub const CONFIG_VOLUME: &str = OWN_VOLUMES[0];
-
-/// Annotation on every child: the hash of what was built. A child that carries another is written again.
-pub const DESIRED_HASH: &str = "sluice.dev/desired-hash";
-
-/// The objects of one consumer. The Deployment is without replicas: they have a writer of their own.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Children {
-    /// `NAME-config-HASH`.
-    pub config: ConfigMap,
-    /// `NAME-tuning`.
-    pub tuning: ConfigMap,
-    /// `NAME`.
-    pub deployment: Deployment,
-}
 
 /// Why objects could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +94,7 @@ pub fn selector(id: &Identity) -> String {
 fn all_labels(id: &Identity) -> BTreeMap<String, String> {
     let mut all = selector_labels(id);
     all.insert(labels::MANAGED_BY.to_owned(), labels::MANAGED_BY_VALUE.to_owned());
+    all.insert(labels::CONSUMER.to_owned(), id.name.clone());
     all
 }
 
@@ -132,16 +122,6 @@ fn seal<T: Serialize>(
     let hash = hash(&(&annotations, content))?;
     annotations.get_or_insert_default().insert(DESIRED_HASH.to_owned(), hash);
     Ok(())
-}
-
-/// FNV-1a (64 bits) over the value's JSON. Not the standard library's hasher, which may change with the toolchain: then
-/// an upgrade of the operator would roll every pod.
-pub fn hash<T: Serialize>(value: &T) -> Result<String, Error> {
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for byte in serde_json::to_vec(value)? {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    Ok(format!("{hash:016x}"))
 }
 
 #[cfg(test)]

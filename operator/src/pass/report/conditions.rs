@@ -10,6 +10,8 @@ use k8s_openapi::{
 };
 use sluice_crds::{conditions::reason, labels};
 
+use crate::cluster::events::shorten;
+
 /// A pod that runs without being ready is only starting for so long.
 const STARTING: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
 /// The longest message: etcd and people have bounds.
@@ -258,18 +260,6 @@ fn ended(container: &ContainerStatus) -> String {
     // The end of a log holds the error; its beginning is the same for all.
     let says = says.map(|m| format!(": {}", tail(m, 400))).unwrap_or_default();
     format!("it ended with {word}, exit code {}{says}", last.exit_code)
-}
-
-/// At most `max` bytes from the beginning.
-pub fn shorten(text: &str, max: usize) -> String {
-    if text.len() <= max {
-        return text.to_owned();
-    }
-    let mut end = max.saturating_sub('…'.len_utf8());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}…", &text[..end])
 }
 
 /// At most `max` bytes from the end.

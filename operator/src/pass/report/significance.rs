@@ -6,20 +6,33 @@
 
 use std::time::Duration;
 
-use sluice_crds::KafkaConsumerStatus;
+use sluice_crds::{
+    KafkaConsumerStatus,
+    kafkaconsumer::{kafka::GroupProtocol, status::ParkedOffsets},
+};
 
 /// The least time between two writes that carry numbers alone.
 pub const QUIET: Duration = Duration::from_secs(3);
+/// The least time between two writes that carry nothing but small change.
+const SLOW: Duration = Duration::from_secs(60);
+/// Each consumer of the operator makes the quiet time this much longer: with a thousand of them the API server gets some
+/// tens of such writes per second at most.
+const QUIET_PER_CONSUMER: Duration = Duration::from_millis(50);
 /// The relative change of a number that matters.
 const MOVED: f64 = 0.1;
 /// Lag below so many seconds of arrivals is what is always on its way: a commit and a reading are a second apart each.
 const ON_ITS_WAY: f64 = 2.0;
+/// So many records, and so many records per second, are small change: of a topic with a record now and then each one
+/// would be two writes.
+const SMALL: f64 = 10.0;
 
 /// What a difference between two statuses is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Significance {
     /// No write.
     Nothing,
+    /// A write, but not sooner than [`SLOW`] after the last.
+    Small,
     /// A write, but not sooner than [`QUIET`] after the last.
     Numbers,
     /// A write now.
@@ -27,55 +40,134 @@ pub enum Significance {
 }
 
 impl Significance {
-    /// Whether to write, given the time since the last write.
-    pub fn is_due(self, since: Option<Duration>) -> bool {
-        match self {
-            Self::Nothing => false,
-            Self::Numbers => since.is_none_or(|since| since >= QUIET),
-            Self::Now => true,
-        }
+    /// Whether to write, given the time since the last write and the number of consumers of this operator.
+    pub fn is_due(self, since: Option<Duration>, consumers: usize) -> bool {
+        self.rest(since, consumers).is_some_and(|rest| rest.is_zero())
+    }
+
+    /// How long the write still waits; `None` where there is none.
+    pub fn rest(self, since: Option<Duration>, consumers: usize) -> Option<Duration> {
+        let consumers = u32::try_from(consumers).unwrap_or(u32::MAX);
+        let pause = match self {
+            Self::Nothing => return None,
+            Self::Small => SLOW,
+            Self::Numbers => QUIET.saturating_add(QUIET_PER_CONSUMER.saturating_mul(consumers)),
+            Self::Now => Duration::ZERO,
+        };
+        Some(since.map_or(Duration::ZERO, |since| pause.saturating_sub(since)))
     }
 }
 
 /// What the difference between the status that was last written and the next one is worth.
 pub fn significance(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus) -> Significance {
     if last == next {
-        Significance::Nothing
-    } else if frame(last) != frame(next) {
+        return Significance::Nothing;
+    }
+    let (old, new) = (Parts::of(last), Parts::of(next));
+    if old.frame != new.frame {
         Significance::Now
-    } else if numbers_moved(last, next) || words(last) != words(next) {
-        Significance::Numbers
+    } else if numbers_moved(last, next, 0.0) || old.words != new.words {
+        if old.words == new.words && !numbers_moved(last, next, SMALL) {
+            Significance::Small
+        } else {
+            Significance::Numbers
+        }
+    } else if old.slow != new.slow {
+        Significance::Small
     } else {
         Significance::Nothing
     }
 }
 
-/// The status without its numbers and sentences: what is left is written at once when it differs.
-fn frame(status: &KafkaConsumerStatus) -> KafkaConsumerStatus {
-    let mut frame = status.clone();
-    frame.lag = None;
-    frame.behind_seconds = None;
-    frame.arrival_rate = None;
-    frame.handled_rate = None;
-    frame.capacity_per_pod = None;
-    if let Some(decision) = &mut frame.decision {
-        // A reason that changes while the pods stay can change on every reading: it is a word among the numbers.
-        let replicas = decision.replicas;
-        *decision =
-            sluice_crds::kafkaconsumer::status::DecisionStatus { replicas, ..Default::default() };
-    }
-    // What is remembered is for a restart: it rides along with the next write, and alone it is not worth one.
-    frame.memory = None;
-    for condition in &mut frame.conditions {
-        condition.message.clear();
-    }
-    frame
+/// A status by what its parts are worth. It is taken apart without `..`: a field that is added does not compile until
+/// somebody says here what kind it is.
+#[derive(PartialEq)]
+struct Parts<'a> {
+    /// What a person or a machine acts on.
+    frame: Frame<'a>,
+    /// What may change on every reading, and matters, but no more than the numbers do.
+    words: Words<'a>,
+    /// What is kept for later.
+    slow: Option<&'a ParkedOffsets>,
 }
 
-/// Sentences and reasons, which matter, but not more often than the numbers.
-fn words(status: &KafkaConsumerStatus) -> (Option<&str>, Vec<&str>) {
-    let conditions = status.conditions.iter().map(|c| without_numbers(&c.message)).collect();
-    (status.decision.as_ref().map(|d| d.reason.as_str()), conditions)
+#[derive(PartialEq)]
+struct Frame<'a> {
+    pods: (Option<i32>, Option<&'a str>, Option<i32>),
+    knobs: (Option<i32>, Option<i32>, Option<i64>),
+    pinned:
+        (Option<&'a str>, Option<GroupProtocol>, Option<&'a str>, Option<&'a str>, Option<&'a str>),
+    observed_generation: Option<i64>,
+    has_decision: bool,
+    has_parked: bool,
+    /// Type, status, reason and generation.
+    conditions: Vec<(&'a str, &'a str, &'a str, Option<i64>)>,
+}
+
+#[derive(PartialEq)]
+struct Words<'a> {
+    /// Pods come and go one by one; that all are ready is a condition.
+    pods: (Option<i32>, Option<i32>),
+    decision: Option<(&'a str, i32)>,
+    conditions: Vec<&'a str>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(status: &'a KafkaConsumerStatus) -> Self {
+        let KafkaConsumerStatus {
+            observed_generation,
+            replicas,
+            ready_replicas,
+            desired_replicas,
+            selector,
+            partitions,
+            // Numbers: `numbers_moved` weighs them.
+            lag: _,
+            behind_seconds: _,
+            arrival_rate: _,
+            handled_rate: _,
+            capacity_per_pod: _,
+            batch_size,
+            concurrency,
+            tuning_revision,
+            group_id,
+            protocol,
+            cluster_id,
+            image,
+            stock_image,
+            decision,
+            // For a restart: it rides along with the next write, and alone it is not worth one.
+            memory: _,
+            parked,
+            conditions,
+        } = status;
+        Self {
+            frame: Frame {
+                pods: (*desired_replicas, selector.as_deref(), *partitions),
+                knobs: (*batch_size, *concurrency, *tuning_revision),
+                pinned: (
+                    group_id.as_deref(),
+                    *protocol,
+                    cluster_id.as_deref(),
+                    image.as_deref(),
+                    stock_image.as_deref(),
+                ),
+                observed_generation: *observed_generation,
+                has_decision: decision.is_some(),
+                has_parked: parked.is_some(),
+                conditions: conditions
+                    .iter()
+                    .map(|c| (&*c.type_, &*c.status, &*c.reason, c.observed_generation))
+                    .collect(),
+            },
+            words: Words {
+                pods: (*replicas, *ready_replicas),
+                decision: decision.as_ref().map(|d| (d.reason.as_str(), d.replicas)),
+                conditions: conditions.iter().map(|c| without_numbers(&c.message)).collect(),
+            },
+            slow: parked.as_ref(),
+        }
+    }
 }
 
 /// A sentence up to its first number: behind it is only what the numbers' own rule weighs.
@@ -83,15 +175,19 @@ fn without_numbers(sentence: &str) -> &str {
     sentence.find(|c: char| c.is_ascii_digit()).map_or(sentence, |end| &sentence[..end])
 }
 
-fn numbers_moved(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus) -> bool {
+/// Whether a number moved enough; counts of records and rates of up to `small` are always moving.
+fn numbers_moved(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus, small: f64) -> bool {
     let arrivals = next.arrival_rate.or(last.arrival_rate).unwrap_or(0.0);
     let behind = if arrivals > 0.0 { ON_ITS_WAY } else { 0.0 };
     let whole = |n: Option<i64>| n.map(|n| n as f64);
     let capacity = |s: &KafkaConsumerStatus| s.decision.as_ref().and_then(|d| d.capacity);
-    moved(whole(last.lag), whole(next.lag), arrivals * ON_ITS_WAY)
+    // How long a few records wait is as small a change as they are.
+    let few = whole(last.lag.max(next.lag)).is_some_and(|lag| lag <= small);
+    let behind = if few { f64::MAX } else { behind };
+    moved(whole(last.lag), whole(next.lag), (arrivals * ON_ITS_WAY).max(small))
         || moved(last.behind_seconds, next.behind_seconds, behind)
-        || moved(last.arrival_rate, next.arrival_rate, 0.0)
-        || moved(last.handled_rate, next.handled_rate, 0.0)
+        || moved(last.arrival_rate, next.arrival_rate, small)
+        || moved(last.handled_rate, next.handled_rate, small)
         || moved(last.capacity_per_pod, next.capacity_per_pod, 0.0)
         || moved(capacity(last), capacity(next), 0.0)
 }
@@ -112,7 +208,7 @@ fn moved(last: Option<f64>, next: Option<f64>, noise: f64) -> bool {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-    use sluice_crds::kafkaconsumer::status::DecisionStatus;
+    use sluice_crds::kafkaconsumer::status::{DecisionStatus, ParkedTopic};
 
     use super::*;
 
@@ -144,12 +240,10 @@ mod tests {
     #[test]
     fn what_people_act_on_is_written_at_once() {
         type Change = fn(&mut KafkaConsumerStatus);
-        let changes: [(&str, Change); 7] = [
-            ("replicas", |s| s.replicas = Some(5)),
-            ("ready", |s| s.ready_replicas = Some(1)),
+        let changes: [(&str, Change); 5] = [
+            ("desired", |s| s.desired_replicas = Some(5)),
             ("knobs", |s| s.batch_size = Some(60)),
             ("generation", |s| s.observed_generation = Some(2)),
-            ("decided pods", |s| s.decision.as_mut().unwrap().replicas = 7),
             ("condition", |s| s.conditions[0].status = "False".into()),
             ("condition's reason", |s| s.conditions[0].reason = "Progressing".into()),
         ];
@@ -163,7 +257,10 @@ mod tests {
     #[test]
     fn numbers_are_written_when_they_moved_by_more_than_a_tenth() {
         type Change = fn(&mut KafkaConsumerStatus);
-        let rows: [(&str, Change, Significance); 12] = [
+        let rows: [(&str, Change, Significance); 15] = [
+            ("pods", |s| s.replicas = Some(5), Significance::Numbers),
+            ("ready pods", |s| s.ready_replicas = Some(1), Significance::Numbers),
+            ("decided pods", |s| s.decision.as_mut().unwrap().replicas = 7, Significance::Numbers),
             ("lag by a little", |s| s.lag = Some(5_300), Significance::Nothing),
             ("lag by more", |s| s.lag = Some(6_000), Significance::Numbers),
             ("lag to unknown", |s| s.lag = None, Significance::Numbers),
@@ -216,16 +313,54 @@ mod tests {
             handled_rate: Some(0.0),
             ..steady(lag, 0.0)
         };
-        assert_eq!(significance(&quiet(1), &quiet(0)), Significance::Numbers);
+        assert_eq!(significance(&quiet(1), &quiet(0)), Significance::Small);
+        assert_eq!(significance(&quiet(100), &quiet(0)), Significance::Numbers);
     }
 
     #[test]
     fn numbers_wait_for_their_turn_and_the_rest_does_not() {
         let second = Some(Duration::from_secs(1));
-        assert!(!Significance::Numbers.is_due(second));
-        assert!(Significance::Numbers.is_due(Some(QUIET)));
-        assert!(Significance::Numbers.is_due(None));
-        assert!(Significance::Now.is_due(second));
-        assert!(!Significance::Nothing.is_due(None));
+        assert!(!Significance::Numbers.is_due(second, 1));
+        assert!(Significance::Numbers.is_due(Some(QUIET + QUIET_PER_CONSUMER), 1));
+        assert!(Significance::Numbers.is_due(None, 1));
+        assert!(Significance::Now.is_due(second, 1));
+        assert!(!Significance::Nothing.is_due(None, 1));
+        assert!(!Significance::Small.is_due(Some(Duration::from_secs(59)), 1));
+        assert!(Significance::Small.is_due(Some(SLOW), 1));
+        // The more consumers there are, the less often each of them is written.
+        assert!(!Significance::Numbers.is_due(Some(Duration::from_secs(30)), 1_000));
+    }
+
+    #[test]
+    fn a_record_now_and_then_is_written_once_in_a_minute() {
+        let trickle = |lag, rate| KafkaConsumerStatus {
+            lag: Some(lag),
+            behind_seconds: Some(lag as f64 / 2.0),
+            arrival_rate: Some(rate),
+            handled_rate: Some(rate),
+            ..status()
+        };
+        for (last, next) in [((0, 0.1), (1, 0.1)), ((1, 0.1), (0, 0.2)), ((3, 0.5), (0, 0.0))] {
+            let (last, next) = (trickle(last.0, last.1), trickle(next.0, next.1));
+            assert_eq!(significance(&last, &next), Significance::Small);
+        }
+    }
+
+    #[test]
+    fn offsets_that_are_parked_are_written_at_once_and_those_that_move_once_in_a_minute() {
+        let with = |offset: Option<i64>| KafkaConsumerStatus {
+            parked: offset.map(|offset| ParkedOffsets {
+                cluster_id: "c".into(),
+                topics: vec![ParkedTopic {
+                    name: "t".into(),
+                    id: "i".into(),
+                    offsets: vec![offset],
+                }],
+            }),
+            ..status()
+        };
+        assert_eq!(significance(&with(None), &with(Some(1))), Significance::Now);
+        assert_eq!(significance(&with(Some(1)), &with(None)), Significance::Now);
+        assert_eq!(significance(&with(Some(1)), &with(Some(2))), Significance::Small);
     }
 }

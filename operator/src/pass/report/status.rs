@@ -1,22 +1,15 @@
 //! The next status, from what was observed and decided. Pure.
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Time};
 use sluice_crds::{
     KafkaConsumerStatus, conditions,
-    kafkaconsumer::{
-        kafka::GroupProtocol,
-        status::{DecisionStatus, ParkedOffsets, PlannerMemory},
-    },
-    tuning::Tuning,
+    conditions::reason,
+    kafkaconsumer::status::{DecisionStatus, PlannerMemory},
 };
 
 use super::conditions::{Verdict, set};
-use crate::{
-    cluster::children::Children,
-    kafka::port::Reading,
-    pass::{build, decide::Planned, validate::Validated},
-};
+use crate::pass::{Outcome, build, decide::Planned, offsets, target::Target};
 
 /// The verdicts of one pass, one for each condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,82 +24,65 @@ pub struct Verdicts {
     pub scaling_limited: Verdict,
     /// `GroupConflict`.
     pub group_conflict: Verdict,
-}
-
-/// What a pass over a valid spec found.
-#[derive(Clone, Debug)]
-pub struct Facts<'a> {
-    /// The consumer.
-    pub validated: &'a Validated,
-    /// Its children before the pass.
-    pub children: &'a Children,
-    /// What Kafka said.
-    pub reading: &'a Reading,
-    /// What was decided, where anything could be.
-    pub planned: Option<&'a Planned>,
-    /// Pods that are asked for now.
-    pub desired: Option<i32>,
-    /// The knobs that are asked for now.
-    pub tuning: Tuning,
-    /// The protocol, where it is resolved.
-    pub protocol: GroupProtocol,
-    /// What is kept of the offsets.
-    pub parked: Option<ParkedOffsets>,
+    /// `Contested`.
+    pub contested: Verdict,
+    /// `Stalled`, while a person is needed.
+    pub stalled: Option<Verdict>,
 }
 
 /// The status after a pass.
-pub fn next(
-    last: &KafkaConsumerStatus,
-    facts: &Facts,
-    verdicts: &Verdicts,
-    now: Timestamp,
-) -> KafkaConsumerStatus {
-    let v = facts.validated;
-    let generation = facts.children.consumer.metadata.generation;
-    let deployment = facts.children.deployment.as_ref().and_then(|d| d.status.as_ref());
-    let exists = facts.children.deployment.is_some();
-    let planned = facts.planned;
+pub fn next(outcome: &Outcome, verdicts: &Verdicts, now: Timestamp) -> KafkaConsumerStatus {
+    let Outcome { situation, planned, gate, target, applied, .. } = *outcome;
+    let (consumer, children, reading) = (situation.consumer, situation.children, situation.reading);
+    let last = children.status();
+    let generation = children.consumer.metadata.generation;
+    let deployment = applied.deployment.as_ref();
+    let exist = deployment.and_then(|d| d.status.as_ref()?.replicas);
+    let numbers = planned.map(|p| p.decision.numbers).unwrap_or_default();
     let mut status = KafkaConsumerStatus {
-        replicas: Some(deployment.and_then(|s| s.replicas).unwrap_or(0)).filter(|_| exists),
-        ready_replicas: Some(facts.children.ready()).filter(|_| exists),
-        desired_replicas: facts.desired,
-        selector: Some(build::selector(&v.id)),
+        replicas: deployment.map(|_| exist.unwrap_or(0)),
+        ready_replicas: deployment.map(|_| children.ready()),
+        desired_replicas: deployment.map(|d| desired(d)),
+        selector: Some(build::selector(&consumer.id)),
         // The number of partitions is not forgotten because a broker does not answer.
-        partitions: facts
-            .reading
-            .snapshot
-            .as_ref()
-            .map(|s| s.partitions.len() as i32)
-            .or(last.partitions),
-        lag: planned.and_then(|p| p.lag),
-        behind_seconds: planned.and_then(|p| p.behind_seconds).map(|s| round(s, 1)),
-        arrival_rate: planned.and_then(|p| p.arrival_rate).map(|r| round(r, 1)),
-        handled_rate: planned.and_then(|p| p.handled_rate).map(|r| round(r, 1)),
-        capacity_per_pod: planned.and_then(|p| p.capacity).map(|r| round(r, 1)),
-        batch_size: Some(facts.tuning.knobs.batch_size as i32),
-        concurrency: Some(facts.tuning.knobs.concurrency as i32),
-        tuning_revision: Some(facts.tuning.revision as i64),
-        group_id: Some(v.kafka.group_id.clone()),
-        protocol: Some(facts.protocol).filter(|p| *p != GroupProtocol::Auto).or(last.protocol),
-        cluster_id: facts.reading.cluster_id.clone().or_else(|| last.cluster_id.clone()),
-        image: Some(v.image.clone()),
-        stock_image: v.stock_image.clone(),
-        decision: planned.map(|p| decision(last, p, facts, now)).or_else(|| last.decision.clone()),
-        memory: memory(last, facts, now),
-        parked: facts.parked.clone(),
+        partitions: situation.partitions(),
+        lag: numbers.lag,
+        behind_seconds: numbers.behind.map(|s| round(s, 1)),
+        arrival_rate: numbers.arrivals.map(|r| round(r, 1)),
+        handled_rate: numbers.handled.map(|r| round(r, 1)),
+        capacity_per_pod: numbers.capacity.map(|r| round(r, 1)),
+        batch_size: Some(target.tuning.knobs.batch_size as i32),
+        concurrency: Some(target.tuning.knobs.concurrency as i32),
+        tuning_revision: Some(target.tuning.revision as i64),
+        group_id: Some(consumer.kafka.group_id.clone()),
+        protocol: gate.protocol.or(last.protocol),
+        cluster_id: reading.cluster_id.clone().or_else(|| last.cluster_id.clone()),
+        image: Some(consumer.image.clone()),
+        stock_image: consumer.stock_image.clone(),
+        decision: None,
+        memory: None,
+        parked: offsets::keep(last.parked.clone(), reading, children.pods.len(), children.ready()),
         observed_generation: generation,
         conditions: last.conditions.clone(),
     };
-    if facts.reading.is_empty() {
-        // The operator was started again: what it knew is not unknown because it has not read yet.
+    if reading.is_empty() {
+        // The operator was restarted: what it knew is not unknown because it has not read yet.
         status.lag = last.lag;
         status.behind_seconds = last.behind_seconds;
         status.arrival_rate = last.arrival_rate;
         status.handled_rate = last.handled_rate;
         status.capacity_per_pod = last.capacity_per_pod;
     }
+    status.decision = planned
+        .map(|planned| decision(&last, &status, planned, target, now))
+        .or_else(|| last.decision.clone());
+    status.memory = memory(&last, &status, planned, now);
     set_all(&mut status, verdicts, generation, now);
     status
+}
+
+fn desired(deployment: &Deployment) -> i32 {
+    deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
 }
 
 /// The status of a consumer whose spec cannot be followed: what is known stays, the conditions say why.
@@ -133,23 +109,30 @@ fn set_all(
         (conditions::SCALING_ACTIVE, &verdicts.scaling_active),
         (conditions::SCALING_LIMITED, &verdicts.scaling_limited),
         (conditions::GROUP_CONFLICT, &verdicts.group_conflict),
+        (conditions::CONTESTED, &verdicts.contested),
     ] {
         set(&mut status.conditions, type_, verdict, generation, now);
+    }
+    // By the convention of kstatus this one is there only while it is true.
+    match &verdicts.stalled {
+        Some(verdict) => set(&mut status.conditions, conditions::STALLED, verdict, generation, now),
+        None => status.conditions.retain(|c| c.type_ != conditions::STALLED),
     }
 }
 
 /// What the planner wants remembered, with the moment at which the number of pods was last changed.
-fn memory(last: &KafkaConsumerStatus, facts: &Facts, now: Timestamp) -> Option<PlannerMemory> {
-    let mut memory = facts
-        .planned
-        .and_then(|p| p.memory.clone())
-        .or_else(|| last.memory.clone())
-        .unwrap_or_default();
-    memory.last_scale = match last.desired_replicas {
-        before if before == facts.desired => {
-            last.memory.as_ref().and_then(|m| m.last_scale.clone())
-        }
-        _ => Some(Time(now)),
+fn memory(
+    last: &KafkaConsumerStatus,
+    next: &KafkaConsumerStatus,
+    planned: Option<&Planned>,
+    now: Timestamp,
+) -> Option<PlannerMemory> {
+    let kept = || last.memory.clone().unwrap_or_default();
+    let mut memory = planned.map_or_else(kept, |planned| planned.memory.clone());
+    memory.last_scale = if last.desired_replicas == next.desired_replicas {
+        last.memory.as_ref().and_then(|m| m.last_scale.clone())
+    } else {
+        Some(Time(now))
     };
     Some(memory).filter(|memory| *memory != PlannerMemory::default())
 }
@@ -157,23 +140,29 @@ fn memory(last: &KafkaConsumerStatus, facts: &Facts, now: Timestamp) -> Option<P
 /// The decision with the moment at which pods, knobs or the reason last became others.
 fn decision(
     last: &KafkaConsumerStatus,
+    next: &KafkaConsumerStatus,
     planned: &Planned,
-    facts: &Facts,
+    target: &Target,
     now: Timestamp,
 ) -> DecisionStatus {
+    let numbers = planned.decision.numbers;
+    // With DryRun this is what would be asked for; where the spec decides, what it decided.
+    let replicas = match target.reason.as_str() {
+        reason::MANUAL | reason::SUSPENDED => target.replicas.unwrap_or_default(),
+        _ => planned.decision.replicas as i32,
+    };
     let old = last.decision.as_ref();
-    let same = old
-        .is_some_and(|old| old.reason == planned.reason && old.replicas == planned.replicas)
-        && last.desired_replicas == facts.desired
-        && last.tuning_revision == Some(facts.tuning.revision as i64);
+    let same = old.is_some_and(|old| old.reason == target.reason && old.replicas == replicas)
+        && last.desired_replicas == next.desired_replicas
+        && last.tuning_revision == next.tuning_revision;
     DecisionStatus {
-        reason: planned.reason.clone(),
-        message: planned.message.clone(),
+        reason: target.reason.clone(),
+        message: target.message.clone(),
         time: old.and_then(|old| old.time.clone()).filter(|_| same).or(Some(Time(now))),
-        replicas: planned.replicas,
-        demand: planned.demand.map(|n| round(n, 1)),
-        capacity: planned.capacity.map(|n| round(n, 1)),
-        backlog: planned.backlog,
+        replicas,
+        demand: numbers.demand.map(|n| round(n, 1)),
+        capacity: numbers.capacity.map(|n| round(n, 1)),
+        backlog: numbers.backlog,
     }
 }
 

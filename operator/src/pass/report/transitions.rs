@@ -1,37 +1,67 @@
 //! What happened between two statuses, as events. Pure: since both are the ones that were written, nothing is said twice,
 //! and nothing is lost over a restart.
 
-use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use sluice_crds::{KafkaConsumerStatus, conditions, conditions::reason};
 
 use super::conditions::get;
 use crate::cluster::events::Happening;
 
+/// What the two statuses do not tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cause {
+    /// The replicas that this operator wrote last, as far as it remembers.
+    pub written: Option<i32>,
+    /// The Deployment was not there and was created.
+    pub created: bool,
+    /// Something in the way of the pods was reported, and its end was not.
+    pub obstructed: bool,
+}
+
 /// The events of a change from the status that was last written to the next.
 pub fn between(
     last: &KafkaConsumerStatus,
     next: &KafkaConsumerStatus,
-    _now: Timestamp,
+    cause: Cause,
 ) -> Vec<Happening> {
     let mut happenings = Vec::new();
-    happenings.extend(pods(last, next));
+    happenings.extend(pods(last, next, cause));
     happenings.extend(knobs(last, next));
     for type_ in [
         conditions::READY,
         conditions::KAFKA_REACHABLE,
+        conditions::SCALING_ACTIVE,
         conditions::SCALING_LIMITED,
         conditions::GROUP_CONFLICT,
+        conditions::CONTESTED,
     ] {
-        happenings.extend(condition(last, next, type_));
+        happenings.extend(condition(last, next, type_, cause));
     }
     happenings
 }
 
-fn pods(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus) -> Option<Happening> {
+/// Whether something is in the way of the pods, by the reason of `Ready`; `None` where it does not tell.
+pub fn is_obstructed(status: &KafkaConsumerStatus) -> Option<bool> {
+    let ready = status.conditions.iter().find(|c| c.type_ == conditions::READY)?;
+    match ready.status.as_str() {
+        "True" => Some(false),
+        _ => OBSTACLES.contains(&ready.reason.as_str()).then_some(true),
+    }
+}
+
+fn pods(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus, cause: Cause) -> Option<Happening> {
     let (from, to) = (last.desired_replicas.unwrap_or(0), next.desired_replicas?);
+    let change = format!("{from} → {to} {}", if to == 1 { "pod" } else { "pods" });
+    if cause.created && from > 0 {
+        let note = "the Deployment was deleted by somebody else; it is created again";
+        return Some(Happening::warning("DeploymentRecreated", "Apply", note));
+    }
+    if to != from && cause.written.is_some_and(|written| written != to) {
+        let note = format!("{change}: somebody else wrote the Deployment's replicas");
+        return Some(Happening::warning("ReplicasChanged", "Observe", note));
+    }
     let why = next.decision.as_ref().map(|d| format!(": {}", d.message)).unwrap_or_default();
-    let note = format!("{from} → {to} {}{why}", if to == 1 { "pod" } else { "pods" });
+    let note = format!("{change}{why}");
     match to.cmp(&from) {
         std::cmp::Ordering::Greater => Some(Happening::normal("ScaledUp", "Scale", note)),
         std::cmp::Ordering::Less => Some(Happening::normal("ScaledDown", "Scale", note)),
@@ -62,6 +92,7 @@ fn condition(
     last: &KafkaConsumerStatus,
     next: &KafkaConsumerStatus,
     type_: &str,
+    cause: Cause,
 ) -> Option<Happening> {
     let find =
         |status: &KafkaConsumerStatus| status.conditions.iter().find(|c| c.type_ == type_).cloned();
@@ -72,7 +103,7 @@ fn condition(
         return None;
     }
     match type_ {
-        conditions::READY => ready(old.as_ref(), &new),
+        conditions::READY => ready(&new, cause),
         conditions::KAFKA_REACHABLE => match (was, is) {
             (_, Some(false)) => Some(Happening::warning(new.reason, "Read", new.message)),
             (Some(false), Some(true)) => {
@@ -84,6 +115,22 @@ fn condition(
             (_, Some(true)) => Some(Happening::normal("ScalingLimited", "Plan", new.message)),
             (Some(true), Some(false)) => {
                 Some(Happening::normal("ScalingUnlimited", "Plan", new.message))
+            }
+            _ => None,
+        },
+        conditions::SCALING_ACTIVE => match (was, is) {
+            (_, Some(false)) if new.reason == reason::LAG_UNKNOWN => {
+                Some(Happening::warning("ScalingStopped", "Plan", new.message))
+            }
+            (Some(false), Some(true)) => {
+                Some(Happening::normal("ScalingResumed", "Plan", new.message))
+            }
+            _ => None,
+        },
+        conditions::CONTESTED => match (was, is) {
+            (_, Some(true)) => Some(Happening::warning("Contested", "Apply", new.message)),
+            (Some(true), Some(false)) => {
+                Some(Happening::normal("ContestEnded", "Apply", new.message))
             }
             _ => None,
         },
@@ -107,13 +154,13 @@ const OBSTACLES: [&str; 6] = [
     reason::INVALID_SPEC,
 ];
 
-/// Pods that start and stop are the ordinary course; what stands in their way is not.
-fn ready(old: Option<&Condition>, new: &Condition) -> Option<Happening> {
+/// Pods that start and stop are the ordinary course; what stands in their way is not, and its end is reported however
+/// many steps the pods take to get there.
+fn ready(new: &Condition, cause: Cause) -> Option<Happening> {
     if OBSTACLES.contains(&new.reason.as_str()) {
         return Some(Happening::warning(new.reason.clone(), "Observe", new.message.clone()));
     }
-    let recovered = new.reason == reason::AS_DECIDED
-        && old.is_some_and(|o| OBSTACLES.contains(&o.reason.as_str()));
+    let recovered = cause.obstructed && new.status == "True";
     recovered.then(|| Happening::normal("Recovered", "Observe", new.message.clone()))
 }
 
@@ -134,13 +181,13 @@ mod tests {
             ..KafkaConsumerStatus::default()
         };
         for (type_, verdict) in verdicts {
-            set(&mut status.conditions, type_, verdict, Some(1), Timestamp::UNIX_EPOCH);
+            set(&mut status.conditions, type_, verdict, Some(1), jiff::Timestamp::UNIX_EPOCH);
         }
         status
     }
 
     fn told(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus) -> Vec<(String, String)> {
-        let happenings = between(last, next, Timestamp::UNIX_EPOCH);
+        let happenings = between(last, next, Cause::default());
         happenings.into_iter().map(|h| (h.reason.into_owned(), h.note)).collect()
     }
 
@@ -181,7 +228,32 @@ mod tests {
             ready(Verdict::no(reason::CRASH, "exit 1")),
         );
         assert_eq!(told(&good, &crash), [(reason::CRASH.to_owned(), "exit 1".to_owned())]);
-        assert_eq!(told(&crash, &good), [("Recovered".to_owned(), "3".to_owned())]);
+        // It comes back by way of starting pods.
+        let starting = ready(Verdict::no(reason::PROGRESSING, "2 of 3"));
+        assert_eq!(told(&crash, &starting), []);
+        let obstructed = Cause { obstructed: true, ..Cause::default() };
+        let recovered = between(&starting, &good, obstructed);
+        assert_eq!(recovered[0].reason, "Recovered");
+        assert_eq!((is_obstructed(&crash), is_obstructed(&starting)), (Some(true), None));
+        assert_eq!(is_obstructed(&good), Some(false));
         assert_eq!(told(&good, &ready(Verdict::no(reason::PROGRESSING, "2 of 3"))), []);
+    }
+
+    #[test]
+    fn what_somebody_else_did_is_not_reported_as_the_planners() {
+        let reasons = |last: &KafkaConsumerStatus, next: &KafkaConsumerStatus, cause| {
+            between(last, next, cause)
+                .into_iter()
+                .map(|h| h.reason.into_owned())
+                .collect::<Vec<_>>()
+        };
+        let (three, ten) = (status(3, 50, &[]), status(10, 50, &[]));
+        let by_us = Cause { written: Some(10), ..Cause::default() };
+        let by_others = Cause { written: Some(3), ..Cause::default() };
+        assert_eq!(reasons(&three, &ten, by_us), ["ScaledUp"]);
+        assert_eq!(reasons(&three, &ten, by_others), ["ReplicasChanged"]);
+        let created = Cause { created: true, ..Cause::default() };
+        assert_eq!(reasons(&three, &status(0, 50, &[]), created), ["DeploymentRecreated"]);
+        assert_eq!(reasons(&KafkaConsumerStatus::default(), &three, created), ["ScaledUp"]);
     }
 }

@@ -2,43 +2,40 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use sluice_crds::conditions::{KAFKA_REACHABLE, READY, SCALING_ACTIVE, SCALING_LIMITED, reason};
+use sluice_crds::conditions::{
+    GROUP_CONFLICT, KAFKA_REACHABLE, READY, SCALING_ACTIVE, SCALING_LIMITED, reason,
+};
 
 use super::{
     conditions::{self, Verdict},
     status::Verdicts,
 };
 use crate::{
-    cluster::children::Children,
     kafka::port::Reading,
     pass::{
-        decide::{self, Conflict, Course},
+        Outcome,
+        settle::Conflict,
+        target,
         validate::{Replicas, Validated},
     },
 };
 
-/// The verdicts of a pass over a valid spec. `waits` is why the first pod may not start, `failed` why the children could
-/// not be written.
-pub fn of_pass(
-    v: &Validated,
-    seen: &Children,
-    reading: &Reading,
-    course: &Course,
-    waits: Option<&Verdict>,
-    failed: Option<&Verdict>,
-    now: Timestamp,
-) -> Verdicts {
-    let status = seen.status();
+/// The verdicts of a pass over a valid spec.
+pub fn of_pass(outcome: &Outcome, now: Timestamp) -> Verdicts {
+    let reading = outcome.situation.reading;
+    let status = outcome.situation.children.status();
     // The operator was started again: until it has read for itself, what was known is not forgotten.
     let before =
         |type_: &str| Verdict::of(&status.conditions, type_).filter(|_| reading.is_empty());
+    let contested = outcome.contested.clone();
     Verdicts {
-        ready: failed.cloned().unwrap_or_else(|| ready(v, seen, reading, course, waits, now)),
+        ready: outcome.failed.cloned().unwrap_or_else(|| ready(outcome, now)),
         kafka_reachable: before(KAFKA_REACHABLE).unwrap_or_else(|| kafka_reachable(reading)),
-        scaling_active: before(SCALING_ACTIVE).unwrap_or_else(|| scaling_active(v, course)),
-        scaling_limited: before(SCALING_LIMITED)
-            .unwrap_or_else(|| scaling_limited(v, reading, course)),
-        group_conflict: group_conflict(v, course),
+        scaling_active: before(SCALING_ACTIVE).unwrap_or_else(|| scaling_active(outcome)),
+        scaling_limited: before(SCALING_LIMITED).unwrap_or_else(|| scaling_limited(outcome)),
+        group_conflict: group_conflict(outcome),
+        stalled: (contested.reason == reason::LEFT_TO_OTHER).then(|| contested.clone()),
+        contested,
     }
 }
 
@@ -54,28 +51,27 @@ pub fn of_refusal(message: &str) -> Verdicts {
         scaling_active: off(),
         scaling_limited: pending(),
         group_conflict: pending(),
+        contested: pending(),
+        stalled: None,
     }
 }
 
-fn ready(
-    v: &Validated,
-    seen: &Children,
-    reading: &Reading,
-    course: &Course,
-    waits: Option<&Verdict>,
-    now: Timestamp,
-) -> Verdict {
-    if let Some(conflict) = &course.conflict {
-        let (reason, message) = conflict_words(v, conflict);
+fn ready(outcome: &Outcome, now: Timestamp) -> Verdict {
+    let Outcome { situation, planned, gate, target, applied, .. } = *outcome;
+    let (consumer, children, reading) = (situation.consumer, situation.children, situation.reading);
+    if let Some(conflict) = gate.conflict() {
+        let (reason, message) = conflict_words(consumer, conflict);
         return Verdict::no(reason, message);
     }
-    if let Some(waits) = waits {
+    if let Some(waits) = gate.waits() {
         return waits.clone();
     }
     // No pods because nothing is known is another thing than no pods because none are needed.
-    let known = course.planned.as_ref().is_some_and(|p| p.known);
-    if course.replicas.unwrap_or(0) == 0 && !known && v.replicas != Replicas::Suspended {
-        let before = Verdict::of(&seen.status().conditions, READY).filter(|_| reading.is_empty());
+    let known = planned.is_some_and(|p| p.is_known());
+    let suspended = consumer.replicas == Replicas::Suspended;
+    if target.replicas.unwrap_or(0) == 0 && !known && !suspended {
+        let before =
+            Verdict::of(&children.status().conditions, READY).filter(|_| reading.is_empty());
         return match &reading.error {
             Some(trouble) => Verdict::no(trouble.reason, trouble.message.clone()),
             None => before.unwrap_or_else(|| {
@@ -83,20 +79,20 @@ fn ready(
             }),
         };
     }
-    let pods: Vec<&Pod> = seen.pods.iter().map(AsRef::as_ref).collect();
+    let pods: Vec<&Pod> = children.pods.iter().map(AsRef::as_ref).collect();
     let verdict =
-        conditions::pods(course.replicas.unwrap_or(0), seen.deployment.as_deref(), &pods, now);
-    if v.paused {
+        conditions::pods(target.replicas.unwrap_or(0), applied.deployment.as_deref(), &pods, now);
+    if consumer.paused {
         return Verdict {
             reason: reason::PAUSED.to_owned(),
             message: format!(
-                "paused by annotation, the children are left as they are; {}",
+                "paused by annotation, the objects are left as they are; {}",
                 verdict.message
             ),
             ..verdict
         };
     }
-    if v.replicas == Replicas::Suspended && verdict.status == Some(true) {
+    if suspended && verdict.status == Some(true) {
         return Verdict::yes(
             reason::SUSPENDED,
             "suspended: no pod runs, the group's offsets are kept",
@@ -124,8 +120,9 @@ fn kafka_reachable(reading: &Reading) -> Verdict {
     }
 }
 
-fn scaling_active(v: &Validated, course: &Course) -> Verdict {
-    if let Some(conflict) = &course.conflict {
+fn scaling_active(outcome: &Outcome) -> Verdict {
+    let v = outcome.situation.consumer;
+    if let Some(conflict) = outcome.gate.conflict() {
         let (reason, _) = conflict_words(v, conflict);
         return Verdict::no(
             reason,
@@ -141,11 +138,11 @@ fn scaling_active(v: &Validated, course: &Course) -> Verdict {
         Replicas::AsTheyAre => {
             Verdict::no(reason::DRY_RUN, "decisions are reported and not carried out")
         }
-        Replicas::Planner => match &course.planned {
-            Some(planned) if planned.known => {
+        Replicas::Planner => match outcome.planned {
+            Some(planned) if planned.is_known() => {
                 Verdict::yes(reason::FOLLOWING_LAG, "the pods follow the lag")
             }
-            Some(planned) => Verdict::no(reason::LAG_UNKNOWN, planned.message.clone()),
+            Some(planned) => Verdict::no(reason::LAG_UNKNOWN, planned.decision.message.clone()),
             None => Verdict::new(
                 None,
                 reason::LAG_UNKNOWN,
@@ -155,7 +152,8 @@ fn scaling_active(v: &Validated, course: &Course) -> Verdict {
     }
 }
 
-fn scaling_limited(v: &Validated, reading: &Reading, course: &Course) -> Verdict {
+fn scaling_limited(outcome: &Outcome) -> Verdict {
+    let (v, reading) = (outcome.situation.consumer, outcome.situation.reading);
     let Some(partitions) = reading.snapshot.as_ref().map(|s| s.partitions.len() as i32) else {
         return Verdict::pending("the number of partitions is not known yet");
     };
@@ -164,7 +162,7 @@ fn scaling_limited(v: &Validated, reading: &Reading, course: &Course) -> Verdict
         Replicas::Fixed(pods) if v.at_most(pods, Some(partitions)) < pods.min(partitions) => {
             Verdict::yes(
                 reason::ADMINISTRATOR_BOUND,
-                format!("{pods} pods are asked for; {}", decide::bound(v)),
+                format!("{pods} pods are asked for; {}", target::bound(v)),
             )
         }
         Replicas::Fixed(pods) if pods > partitions => Verdict::yes(
@@ -172,25 +170,48 @@ fn scaling_limited(v: &Validated, reading: &Reading, course: &Course) -> Verdict
             format!("{pods} pods are asked for, {partitions} run: there are no more partitions"),
         ),
         Replicas::Fixed(_) => Verdict::no(reason::WITHIN_BOUNDS, "no bound is in the way"),
-        Replicas::Planner | Replicas::AsTheyAre => {
-            match course.planned.as_ref().and_then(|p| p.limited.clone()) {
-                Some((reason, message)) => Verdict::yes(reason, message),
-                None => Verdict::no(reason::WITHIN_BOUNDS, "no bound is in the way"),
-            }
-        }
+        Replicas::Planner | Replicas::AsTheyAre => match outcome.target.limited.clone() {
+            Some((reason, message)) => Verdict::yes(reason, message),
+            None => Verdict::no(reason::WITHIN_BOUNDS, "no bound is in the way"),
+        },
     }
 }
 
-fn group_conflict(v: &Validated, course: &Course) -> Verdict {
-    match &course.conflict {
-        Some(conflict) => {
-            let (reason, message) = conflict_words(v, conflict);
-            Verdict::yes(reason, message)
-        }
-        None => Verdict::no(
-            reason::NO_CONFLICT,
-            format!("group {} is this consumer's alone", v.kafka.group_id),
+fn group_conflict(outcome: &Outcome) -> Verdict {
+    let consumer = outcome.situation.consumer;
+    let group = &consumer.kafka.group_id;
+    if let Some(conflict) = outcome.gate.conflict() {
+        let (reason, message) = conflict_words(consumer, conflict);
+        return Verdict::yes(reason, message);
+    }
+    let before = || Verdict::of(&outcome.situation.children.status().conditions, GROUP_CONFLICT);
+    match outcome.members {
+        Some(members) if !members.foreign.is_empty() => Verdict::yes(
+            reason::TAKEN_OVER,
+            format!(
+                "group {group} also has members that are not of this consumer ({}); they keep \
+                 their share of the partitions until you stop them. sluice.dev/take-over-group is \
+                 set, so the pods follow the lag regardless",
+                some_of(&members.foreign)
+            ),
         ),
+        Some(_) => Verdict::no(
+            reason::NO_CONFLICT,
+            format!("group {group} has no members but this consumer's pods"),
+        ),
+        // A restarted operator has not looked yet: what was known is not forgotten.
+        None => before().filter(|verdict| verdict.status == Some(false)).unwrap_or_else(|| {
+            Verdict::pending(format!("the members of group {group} have not been read yet"))
+        }),
+    }
+}
+
+/// The first few, and how many more there are.
+fn some_of(members: &[String]) -> String {
+    let some = members.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+    match members.len().saturating_sub(3) {
+        0 => some,
+        more => format!("{some} and {more} more"),
     }
 }
 
@@ -209,19 +230,13 @@ fn conflict_words(v: &Validated, conflict: &Conflict) -> (&'static str, String) 
                 }
             ),
         ),
-        Conflict::Foreign(members) => {
-            let some = members.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
-            let more = if members.len() > 3 {
-                format!(" and {} more", members.len() - 3)
-            } else {
-                String::new()
-            };
-            (
-                reason::FOREIGN_MEMBERS,
-                format!(
-                    "group {group} has members that are not of this consumer ({some}{more}): stop them, choose another kafka.groupId, or set the annotation sluice.dev/take-over-group: \"true\""
-                ),
-            )
-        }
+        Conflict::Foreign(members) => (
+            reason::FOREIGN_MEMBERS,
+            format!(
+                "group {group} has members that are not of this consumer ({}): stop them, choose \
+                 another kafka.groupId, or set the annotation sluice.dev/take-over-group: \"true\"",
+                some_of(members)
+            ),
+        ),
     }
 }
