@@ -186,7 +186,7 @@ fn a_missing_outcome_is_a_failure() {
     let batch = lanes.take(now, 2, 1);
     let verdict =
         lanes.complete(batch, Outcomes::Each(vec![Outcome::Done]), &judge(now, 0), |slot| {
-            assert_eq!(slot, 0)
+            assert_eq!(slot, 0);
         });
     assert_eq!((verdict.done, verdict.failed), (1, 1));
 }

@@ -277,7 +277,9 @@ impl<'a> Delivery<'a> {
                 indices.iter().map(|&index| self.records[index].attempt()).max().unwrap_or(1);
             match http.call(call, attempt, several).await {
                 Verdict::Done => {
-                    indices.iter().for_each(|&index| self.outcomes[index] = Some(Outcome::Done))
+                    for &index in &indices {
+                        self.outcomes[index] = Some(Outcome::Done);
+                    }
                 }
                 Verdict::Partly(failed) => self.partly(&indices, &failed),
                 Verdict::Refused { media_type, .. } if several => {

@@ -87,7 +87,9 @@ fn visit(schema: &mut JSONSchemaProps, apply: &mut dyn FnMut(&mut JSONSchemaProp
     match &mut schema.items {
         Some(JSONSchemaPropsOrArray::Schema(child)) => visit(child, apply),
         Some(JSONSchemaPropsOrArray::Schemas(children)) => {
-            children.iter_mut().for_each(|c| visit(c, apply))
+            for child in children {
+                visit(child, apply);
+            }
         }
         None => {}
     }

@@ -90,12 +90,11 @@ impl Definition {
         if *last == next {
             return;
         }
-        match &next {
-            Some(older) => {
-                let lacks = older.lacks.join(", ");
-                tracing::warn!(lacks, "{UPGRADE}");
-            }
-            None => tracing::info!("the installed definition of KafkaConsumer has all fields"),
+        if let Some(older) = &next {
+            let lacks = older.lacks.join(", ");
+            tracing::warn!(lacks, "{UPGRADE}");
+        } else {
+            tracing::info!("the installed definition of KafkaConsumer has all fields");
         }
         *last = next;
     }
@@ -186,7 +185,9 @@ fn prune(value: &mut Value, schema: &Value) {
         }
         Value::Array(items) => {
             let schema = schema.get("items").unwrap_or(&Value::Null);
-            items.iter_mut().for_each(|item| prune(item, schema));
+            for item in items {
+                prune(item, schema);
+            }
         }
         _ => {}
     }

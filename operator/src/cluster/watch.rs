@@ -155,12 +155,11 @@ where
     events
         .map(move |event| {
             watch.see(&event);
-            let consumers = match event {
-                Ok(event) => touched.by(&event),
-                Err(_) => {
-                    metrics.watch_error(watch.kind());
-                    Vec::new()
-                }
+            let consumers = if let Ok(event) = event {
+                touched.by(&event)
+            } else {
+                metrics.watch_error(watch.kind());
+                Vec::new()
             };
             let kind = watch.kind();
             futures::stream::iter(consumers.into_iter().map(move |c| Ok(request(c, kind))))

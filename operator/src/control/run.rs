@@ -153,7 +153,7 @@ async fn definition(shared: &Shared) -> Result<(), Error> {
             // Discovery answers "not found" for a group that nobody has defined.
             Ok(_) => missing(look, "it is not installed"),
             Err(kube::Error::Api(status)) if status.code == 404 => {
-                missing(look, "it is not installed")
+                missing(look, "it is not installed");
             }
             Err(error) => missing(look, &error.to_string()),
         }

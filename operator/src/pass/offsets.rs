@@ -332,15 +332,15 @@ mod tests {
             ("no reading", |r| *r = Reading::default()),
             ("a broker is away", |r| {
                 r.error =
-                    Some(crate::kafka::port::ReadError { reason: "x", message: "away".into() })
+                    Some(crate::kafka::port::ReadError { reason: "x", message: "away".into() });
             }),
             ("members not read", |r| change(r, |s| s.group = None)),
             ("members of a while ago", |r| change(r, |s| s.group.as_mut().unwrap().at = 1_000)),
             ("group on the move", |r| {
-                change(r, |s| s.group.as_mut().unwrap().state = GroupState::Rebalancing)
+                change(r, |s| s.group.as_mut().unwrap().state = GroupState::Rebalancing);
             }),
             ("a committed offset", |r| {
-                change(r, |s| s.partitions[0].committed = Committed::Unknown)
+                change(r, |s| s.partitions[0].committed = Committed::Unknown);
             }),
             ("an end", |r| change(r, |s| s.partitions[0].end = None)),
         ];

@@ -179,12 +179,11 @@ pub fn validate(
     let (spec, status) = (&consumer.spec, consumer.status.clone().unwrap_or_default());
     // Where the whole status was lost, the Deployment says what was pinned.
     let running = running_image.filter(|_| status.image.is_none());
-    let (image, stock_image) = match &spec.pod.image {
-        Some(image) => (Some(image.clone()), status.stock_image),
-        None => {
-            let stock = status.stock_image.or(running).or_else(|| platform.image.clone());
-            (stock.clone(), stock)
-        }
+    let (image, stock_image) = if let Some(image) = &spec.pod.image {
+        (Some(image.clone()), status.stock_image)
+    } else {
+        let stock = status.stock_image.or(running).or_else(|| platform.image.clone());
+        (stock.clone(), stock)
     };
     let group_id = group_id(consumer, &id);
     let protocol = match spec.kafka.protocol {

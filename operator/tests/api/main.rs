@@ -577,7 +577,7 @@ async fn members_of_somebody_else_that_come_later_stop_the_scaling_until_they_go
     ready(&server, "orders", 2).await;
     let member = |id: &str| Member { client_id: id.to_owned(), partitions: Vec::new() };
     kafka.snapshot(|s| {
-        s.group.as_mut().unwrap().members = vec![member("orders-7d9c4b5f6-00000.77ab01e2")]
+        s.group.as_mut().unwrap().members = vec![member("orders-7d9c4b5f6-00000.77ab01e2")];
     });
     let conflict = |s: &Server| {
         let object = s.get("kafkaconsumers", "orders")?;

@@ -82,7 +82,9 @@ async fn an_event_or_a_status_that_hangs_holds_up_no_pass() {
 fn without(server: &Server, fields: &'static [&'static str]) {
     server.redefine(|schema| {
         let status = schema["properties"]["status"]["properties"].as_object_mut().unwrap();
-        fields.iter().for_each(|field| drop(status.remove(*field)));
+        for field in fields {
+            status.remove(*field);
+        }
     });
 }
 

@@ -95,8 +95,9 @@ struct Parts<'a> {
 struct Frame<'a> {
     pods: (Option<i32>, Option<&'a str>, Option<i32>),
     knobs: (Option<i32>, Option<i32>, Option<i64>),
-    pinned:
-        (Option<&'a str>, Option<GroupProtocol>, Option<&'a str>, Option<&'a str>, Option<&'a str>),
+    /// Group, cluster, image and stock image.
+    pinned: [Option<&'a str>; 4],
+    protocol: Option<GroupProtocol>,
     observed_generation: Option<i64>,
     has_decision: bool,
     has_parked: bool,
@@ -145,13 +146,13 @@ impl<'a> Parts<'a> {
             frame: Frame {
                 pods: (*desired_replicas, selector.as_deref(), *partitions),
                 knobs: (*batch_size, *concurrency, *tuning_revision),
-                pinned: (
+                pinned: [
                     group_id.as_deref(),
-                    *protocol,
                     cluster_id.as_deref(),
                     image.as_deref(),
                     stock_image.as_deref(),
-                ),
+                ],
+                protocol: *protocol,
                 observed_generation: *observed_generation,
                 has_decision: decision.is_some(),
                 has_parked: parked.is_some(),

@@ -67,7 +67,7 @@ fn ready(outcome: &Outcome, now: Timestamp) -> Verdict {
         return waits.clone();
     }
     // No pods because nothing is known is another thing than no pods because none are needed.
-    let known = planned.is_some_and(|p| p.is_known());
+    let known = planned.is_some_and(super::super::decide::Planned::is_known);
     let suspended = consumer.replicas == Replicas::Suspended;
     if target.replicas.unwrap_or(0) == 0 && !known && !suspended {
         let before =

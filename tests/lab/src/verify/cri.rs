@@ -66,7 +66,7 @@ mod tests {
             let (mut lines, mut messages) = (CriLines::default(), Vec::new());
             for piece in LOG.as_bytes().chunks(size) {
                 lines.feed(piece, &mut |message| {
-                    messages.push(String::from_utf8_lossy(message).into_owned())
+                    messages.push(String::from_utf8_lossy(message).into_owned());
                 });
             }
             assert_eq!(
@@ -75,7 +75,7 @@ mod tests {
                 "pieces of {size}"
             );
             lines.feed(b"\n", &mut |message| {
-                messages.push(String::from_utf8_lossy(message).into_owned())
+                messages.push(String::from_utf8_lossy(message).into_owned());
             });
             assert_eq!(messages.last().map(String::as_str), Some("not ended"));
         }
