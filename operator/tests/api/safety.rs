@@ -156,3 +156,107 @@ async fn a_pod_that_has_ended_does_not_make_the_consumer_unready() {
     let object = server.get("kafkaconsumers", "orders").unwrap();
     assert!(is(&object, "Ready", "True", "AsDecided"), "{object:#}");
 }
+
+/// An HPA, or a hand, that writes the number of pods again whenever it is not its own.
+fn insist(server: &Server, replicas: i64, write: u32) {
+    server.edit("deployments", "orders", |object| {
+        object["spec"]["replicas"] = json!(replicas);
+        let entries = object["metadata"]["managedFields"].as_array_mut().unwrap();
+        entries.retain(|entry| entry["manager"] != "kube-controller-manager");
+        for entry in entries.iter_mut() {
+            entry["fieldsV1"] = json!({});
+        }
+        entries.push(json!({
+            "manager": "kube-controller-manager", "operation": "Update",
+            "time": format!("2026-01-01T00:00:{write:02}Z"), "fieldsType": "FieldsV1",
+            "fieldsV1": { "f:spec": { "f:replicas": {} } },
+        }));
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_writer_that_insists_is_named_and_left_alone_until_it_is_silent() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let _operator = start(&server, &kafka);
+    server.put("kafkaconsumers", consumer("orders", 3));
+    ready(&server, "orders", 3).await;
+    quiet().await;
+    server.take_calls();
+    for write in 0..8 {
+        insist(&server, 10, write);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    let taken_back = server.take_calls().iter().filter(|c| c.manager.contains("scaler")).count();
+    assert_eq!(taken_back, 3);
+    let object = server.get("kafkaconsumers", "orders").unwrap();
+    assert!(is(&object, "Contested", "True", "LeftToOther"), "{object:#}");
+    assert!(is(&object, "Stalled", "True", "LeftToOther"), "{object:#}");
+    assert!(object.to_string().contains("kube-controller-manager"), "{object:#}");
+    // The other one has been silent for five minutes: Sluice has its number again, and says so.
+    let waited = tokio::time::Instant::now();
+    while server.get("deployments", "orders").unwrap()["spec"]["replicas"] != 3 {
+        assert!(waited.elapsed() < Duration::from_secs(400), "it is never taken back");
+        kafka.snapshot(|s| s.at += 1_000);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(waited.elapsed() > Duration::from_secs(250), "{:?}", waited.elapsed());
+    ready(&server, "orders", 3).await;
+}
+
+/// Whatever happens to labels, watches, pods and the operator itself: no write lowers the number of pods but to the number
+/// that the spec says. A failure prints its seed; `SLUICE_SEED` plays it again.
+#[tokio::test(start_paused = true)]
+async fn nothing_but_the_spec_lowers_the_number_of_pods() {
+    let given = std::env::var("SLUICE_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seeds = given.map_or_else(|| (0..12).map(|_| fastrand::u64(..)).collect(), |s| vec![s]);
+    for seed in seeds {
+        let mut dice = fastrand::Rng::with_seed(seed);
+        let (server, kafka) = (Server::new(), FakeKafka::new(12));
+        let mut operator = Some(start(&server, &kafka));
+        let (mut wanted, mut before) = (3, 3);
+        server.put("kafkaconsumers", consumer("orders", wanted));
+        ready(&server, "orders", wanted).await;
+        server.take_calls();
+        let reading = crate::kafka::reading(12);
+        let mut story = Vec::new();
+        for _ in 0..40 {
+            let event = dice.u8(0..10);
+            story.push(event);
+            match event {
+                0 => server.edit("deployments", "orders", remove_labels),
+                1 => server.hold_watches("deployments", dice.bool()),
+                2 => server.hold_watches("pods", dice.bool()),
+                3 => {
+                    operator.take().unwrap().stop().await;
+                    operator = Some(start(&server, &kafka));
+                }
+                4 => {
+                    server.stop();
+                    tokio::time::sleep(Duration::from_secs(dice.u64(1..40))).await;
+                    server.start();
+                }
+                5 => kafka.set(|r| *r = sluice_operator::kafka::port::Reading::default()),
+                6 => kafka.set(|r| *r = reading.clone()),
+                7 => {
+                    (before, wanted) = (wanted, dice.i64(1..12));
+                    server.put("kafkaconsumers", consumer("orders", wanted));
+                }
+                8 => server.edit("deployments", "orders", |object| {
+                    object["metadata"]["annotations"] = json!({});
+                    object["metadata"]["managedFields"] = json!([]);
+                }),
+                _ => server.webhook(|plural, object| {
+                    if plural == "deployments" {
+                        remove_labels(object);
+                    }
+                }),
+            }
+            tokio::time::sleep(Duration::from_millis(dice.u64(1..30_000))).await;
+            for (from, to) in lowered(&server.take_calls()) {
+                // A pass that had begun when the spec changed may still carry out the one before.
+                let known = to == wanted || to == before;
+                assert!(known, "seed {seed}: {from} → {to}, {wanted} wanted, after {story:?}");
+            }
+        }
+    }
+}
