@@ -156,11 +156,13 @@ fn obstacle(
     }
     // In a rollout pods of the template before stay until the new ones are ready: what ails them may be mended already.
     let living = || pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
-    let newest =
-        living().max_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
-    let template = newest.and_then(|pod| template(pod));
+    // Creation times are whole seconds: of pods of one second nobody can tell which template is the newer one.
+    let created = |pod: &Pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let newest = living().map(|pod| created(pod)).max()?;
+    let templates: Vec<_> =
+        living().filter(|pod| created(pod) == newest).map(|pod| template(pod)).collect();
     let mut found: Vec<_> = living()
-        .filter(|pod| self::template(pod) == template)
+        .filter(|pod| templates.contains(&template(pod)))
         .filter_map(|pod| {
             pod_obstacle(pod, now).map(|(rank, reason, what)| (rank, name(pod), reason, what))
         })
@@ -378,6 +380,10 @@ mod tests {
         let reason_of = |all: &[&Pod]| pods(1, Some(&deployment(1, 0)), all, now()).reason;
         assert_eq!(reason_of(&[&old]), reason::IMAGE);
         assert_eq!(reason_of(&[&old, &new]), reason::CRASH);
+        // Created in one second: what keeps either from running is reported, whatever their order.
+        let good = of("orders-z", 2, "a", &json!({}));
+        assert_eq!(reason_of(&[&new, &good]), reason::CRASH);
+        assert_eq!(reason_of(&[&good, &new]), reason::CRASH);
         let starting = of("orders-new", 2, "b", &json!({}));
         assert_eq!(reason_of(&[&old, &starting]), reason::PROGRESSING);
     }
