@@ -12,7 +12,7 @@ use crate::{
     kafka::port::{Group, Kafka, OnReading, Reading},
     pass::{
         offsets,
-        report::{damping::Damper, writer::Tries},
+        report::{damping::Damper, significance::Allowance, writer::Tries},
         validate::Rules,
     },
 };
@@ -36,6 +36,8 @@ pub struct Memory {
     pub written: Written,
     /// Conditions that have not held for long enough to be reported.
     pub damper: Damper,
+    /// How many status writes of small change are left.
+    pub small_writes: Allowance,
     /// Something was in the way of the pods and was reported; its end is too.
     pub obstructed: bool,
     /// The version of the object that could not be read, and was spoken of.

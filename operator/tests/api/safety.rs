@@ -260,3 +260,46 @@ async fn nothing_but_the_spec_lowers_the_number_of_pods() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_before_the_first_reading_starts_no_pod_beyond_the_partitions() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let operator = start(&server, &kafka);
+    server.put("kafkaconsumers", consumer("orders", 20));
+    ready(&server, "orders", 12).await;
+    quiet().await;
+    operator.stop().await;
+    server.take_calls();
+    kafka.set(|reading| *reading = sluice_operator::kafka::port::Reading::default());
+    let _operator = start(&server, &kafka);
+    quiet().await;
+    assert!(crate::replicas_patches(&server.take_calls()).is_empty());
+    assert_eq!(server.get("deployments", "orders").unwrap()["spec"]["replicas"], 12);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_is_called_the_consumers_alone_only_after_its_members_were_read() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(4));
+    kafka.snapshot(|s| s.group = None);
+    let _operator = start(&server, &kafka);
+    server.put("kafkaconsumers", consumer("orders", 2));
+    quiet().await;
+    let object = server.get("kafkaconsumers", "orders").unwrap();
+    assert!(is(&object, "GroupConflict", "Unknown", "Pending"), "{object:#}");
+    kafka.set(|reading| *reading = crate::kafka::reading(4));
+    let object = ready(&server, "orders", 2).await;
+    assert!(is(&object, "GroupConflict", "False", "SoleOwner"), "{object:#}");
+    // Strangers in a group that was taken over stay visible, and hold nothing back.
+    let mut over = consumer("orders", 3);
+    over["metadata"]["annotations"] = json!({ "sluice.dev/take-over-group": "true" });
+    server.put("kafkaconsumers", over);
+    let stranger = sluice_planner::snapshot::Member {
+        client_id: "console-consumer".to_owned(),
+        partitions: Vec::new(),
+    };
+    kafka.snapshot(|s| s.group.as_mut().unwrap().members = vec![stranger]);
+    let object = ready(&server, "orders", 3).await;
+    quiet().await;
+    let object = server.get("kafkaconsumers", "orders").unwrap_or(object);
+    assert!(is(&object, "GroupConflict", "True", "TakenOver"), "{object:#}");
+}

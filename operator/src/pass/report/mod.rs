@@ -17,7 +17,11 @@ use std::time::Duration;
 use kube::Resource;
 use sluice_crds::{KafkaConsumer, KafkaConsumerStatus, conditions as types};
 
-use self::{conditions::Verdict, significance::significance, transitions::Cause};
+use self::{
+    conditions::Verdict,
+    significance::{Significance, significance},
+    transitions::Cause,
+};
 use crate::{
     cluster::{children::Children, events::Happening},
     identity::Identity,
@@ -99,7 +103,11 @@ async fn write(
     let Change { last, next, cause } = change;
     let next = shared.definition.fit(next);
     let since = memory.written.status_at.map(|at| now.instant.duration_since(at));
-    let rest = significance(&last, &next).rest(since, shared.groups.consumers());
+    let significance = significance(&last, &next);
+    let mut rest = significance.rest(since, shared.groups.consumers());
+    if significance == Significance::Small {
+        rest = rest.map(|rest| rest.max(memory.small_writes.rest(now.instant)));
+    }
     let due = rest.is_some_and(|rest| rest.is_zero()) || !done.is_empty();
     let mut happenings = done.to_vec();
     if due && memory.status.may() {
@@ -107,6 +115,9 @@ async fn write(
         if let Ok(answer) = writer::write(consumer, &next, context, &mut memory.status).await {
             memory.written.consumer.wrote(answer, now.instant);
             memory.written.status_at = Some(now.instant);
+            if significance == Significance::Small {
+                memory.small_writes.spend(now.instant);
+            }
             memory.obstructed = transitions::is_obstructed(&next).unwrap_or(memory.obstructed);
             happenings.extend(transitions::between(&last, &next, cause));
         }

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use sluice_crds::{
     KafkaConsumerStatus,
     kafkaconsumer::{kafka::GroupProtocol, status::ParkedOffsets},
@@ -13,8 +15,10 @@ use sluice_crds::{
 
 /// The least time between two writes that carry numbers alone.
 pub const QUIET: Duration = Duration::from_secs(3);
-/// The least time between two writes that carry nothing but small change.
-const SLOW: Duration = Duration::from_secs(60);
+/// So many writes of small change come as soon as those of numbers …
+const SMALL_WRITES: u32 = 6;
+/// … and one more for each of these times: lag that comes and goes all the time is written twice a minute.
+const SMALL_EVERY: Duration = Duration::from_secs(30);
 /// Each consumer of the operator makes the quiet time this much longer: with a thousand of them the API server gets some
 /// tens of such writes per second at most.
 const QUIET_PER_CONSUMER: Duration = Duration::from_millis(50);
@@ -31,7 +35,7 @@ const SMALL: f64 = 10.0;
 pub enum Significance {
     /// No write.
     Nothing,
-    /// A write, but not sooner than [`SLOW`] after the last.
+    /// A write like one of numbers, as long as the consumer's [`Allowance`] lasts.
     Small,
     /// A write, but not sooner than [`QUIET`] after the last.
     Numbers,
@@ -40,21 +44,50 @@ pub enum Significance {
 }
 
 impl Significance {
-    /// Whether to write, given the time since the last write and the number of consumers of this operator.
-    pub fn is_due(self, since: Option<Duration>, consumers: usize) -> bool {
-        self.rest(since, consumers).is_some_and(|rest| rest.is_zero())
-    }
-
-    /// How long the write still waits; `None` where there is none.
+    /// How long the write still waits, given the time since the last write and the number of consumers of this operator;
+    /// `None` where there is none.
     pub fn rest(self, since: Option<Duration>, consumers: usize) -> Option<Duration> {
         let consumers = u32::try_from(consumers).unwrap_or(u32::MAX);
         let pause = match self {
             Self::Nothing => return None,
-            Self::Small => SLOW,
-            Self::Numbers => QUIET.saturating_add(QUIET_PER_CONSUMER.saturating_mul(consumers)),
+            Self::Small | Self::Numbers => {
+                QUIET.saturating_add(QUIET_PER_CONSUMER.saturating_mul(consumers))
+            }
             Self::Now => Duration::ZERO,
         };
         Some(since.map_or(Duration::ZERO, |since| pause.saturating_sub(since)))
+    }
+}
+
+/// How many writes of small change a consumer still has.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Allowance {
+    spent: u32,
+    /// When the last one was given back, or the first one spent.
+    since: Option<Instant>,
+}
+
+impl Allowance {
+    /// How long the next write waits for the allowance.
+    pub fn rest(&mut self, now: Instant) -> Duration {
+        while let Some(since) = self.since.filter(|_| self.spent > 0)
+            && now.duration_since(since) >= SMALL_EVERY
+        {
+            self.spent -= 1;
+            self.since = Some(since + SMALL_EVERY);
+        }
+        match self.since {
+            Some(since) if self.spent >= SMALL_WRITES => (since + SMALL_EVERY).duration_since(now),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// A write was made.
+    pub fn spend(&mut self, now: Instant) {
+        if self.spent == 0 {
+            self.since = Some(now);
+        }
+        self.spent += 1;
     }
 }
 
@@ -321,19 +354,44 @@ mod tests {
     #[test]
     fn numbers_wait_for_their_turn_and_the_rest_does_not() {
         let second = Some(Duration::from_secs(1));
-        assert!(!Significance::Numbers.is_due(second, 1));
-        assert!(Significance::Numbers.is_due(Some(QUIET + QUIET_PER_CONSUMER), 1));
-        assert!(Significance::Numbers.is_due(None, 1));
-        assert!(Significance::Now.is_due(second, 1));
-        assert!(!Significance::Nothing.is_due(None, 1));
-        assert!(!Significance::Small.is_due(Some(Duration::from_secs(59)), 1));
-        assert!(Significance::Small.is_due(Some(SLOW), 1));
-        // The more consumers there are, the less often each of them is written.
-        assert!(!Significance::Numbers.is_due(Some(Duration::from_secs(30)), 1_000));
+        let due = |significance: Significance, since, consumers| {
+            significance.rest(since, consumers).is_some_and(|rest| rest.is_zero())
+        };
+        for numbers in [Significance::Numbers, Significance::Small] {
+            assert!(!due(numbers, second, 1));
+            assert!(due(numbers, Some(QUIET + QUIET_PER_CONSUMER), 1));
+            assert!(due(numbers, None, 1));
+            // The more consumers there are, the less often each of them is written.
+            assert!(!due(numbers, Some(Duration::from_secs(30)), 1_000));
+        }
+        assert!(due(Significance::Now, second, 1));
+        assert!(!due(Significance::Nothing, None, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn small_change_is_written_soon_at_first_and_then_twice_a_minute() {
+        let (mut allowance, begin) = (Allowance::default(), Instant::now());
+        let mut writes = Vec::new();
+        for second in 0..600 {
+            let now = begin + Duration::from_secs(second);
+            if allowance.rest(now).is_zero() {
+                allowance.spend(now);
+                writes.push(second);
+            }
+        }
+        assert_eq!(writes[..7], [0, 1, 2, 3, 4, 5, 30]);
+        assert_eq!(writes.len(), 6 + 19);
+        // After some minutes of quiet there are as many again.
+        let later = begin + Duration::from_secs(2_000);
+        for _ in 0..SMALL_WRITES {
+            assert!(allowance.rest(later).is_zero());
+            allowance.spend(later);
+        }
+        assert_eq!(allowance.rest(later), SMALL_EVERY);
     }
 
     #[test]
-    fn a_record_now_and_then_is_written_once_in_a_minute() {
+    fn a_record_now_and_then_is_small_change() {
         let trickle = |lag, rate| KafkaConsumerStatus {
             lag: Some(lag),
             behind_seconds: Some(lag as f64 / 2.0),
@@ -348,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn offsets_that_are_parked_are_written_at_once_and_those_that_move_once_in_a_minute() {
+    fn offsets_that_are_parked_are_written_at_once_and_those_that_move_are_small_change() {
         let with = |offset: Option<i64>| KafkaConsumerStatus {
             parked: offset.map(|offset| ParkedOffsets {
                 cluster_id: "c".into(),
