@@ -22,6 +22,8 @@ pub const PAUSED: &str = "sluice.dev/paused";
 pub const TAKE_OVER: &str = "sluice.dev/take-over-group";
 /// Annotation on the pod template: hash of the meaning of the static configuration; a change rolls the pods.
 pub const CONFIG_HASH: &str = "sluice.dev/config-hash";
+/// Annotation on the pod template, and so on its pods: hash of the whole template. It tells which pods are of the newest one.
+pub const TEMPLATE_HASH: &str = "sluice.dev/template-hash";
 /// Annotation on pods: the revision of the knobs, written so that the kubelet syncs the file at once.
 pub const TUNING_REVISION: &str = "sluice.dev/tuning-revision";
 /// Annotation on the ConfigMap `NAME-tuning`: its revision.

@@ -19,13 +19,17 @@ use sluice_crds::{
 };
 
 use super::{
-    all_labels, config_name, deployment_name, metadata, security, selector_labels, tuning_name,
+    Error, all_labels, config_name, deployment_name, metadata, security, selector_labels,
+    tuning_name,
 };
-use crate::pass::validate::{OWN_VOLUMES, Validated};
+use crate::{
+    hash::hash,
+    pass::validate::{OWN_VOLUMES, Validated},
+};
 
 /// The Deployment. `config_hash` rolls its pods when it changes.
-pub fn deployment(v: &Validated, config_hash: &str) -> Deployment {
-    Deployment {
+pub fn deployment(v: &Validated, config_hash: &str) -> Result<Deployment, Error> {
+    Ok(Deployment {
         metadata: metadata(&v.id, deployment_name(&v.id)),
         spec: Some(DeploymentSpec {
             selector: LabelSelector {
@@ -41,21 +45,27 @@ pub fn deployment(v: &Validated, config_hash: &str) -> Deployment {
                 }),
             }),
             revision_history_limit: Some(3),
-            template: core::PodTemplateSpec {
-                metadata: Some(ObjectMeta {
-                    labels: Some(over(&v.pod.labels, all_labels(&v.id))),
-                    annotations: Some(over(
-                        &v.pod.annotations,
-                        BTreeMap::from([(labels::CONFIG_HASH.to_owned(), config_hash.to_owned())]),
-                    )),
-                    ..ObjectMeta::default()
-                }),
-                spec: Some(pod(v, config_hash)),
-            },
+            template: template(v, config_hash)?,
             ..DeploymentSpec::default()
         }),
         ..Deployment::default()
-    }
+    })
+}
+
+fn template(v: &Validated, config_hash: &str) -> Result<core::PodTemplateSpec, Error> {
+    let labels = over(&v.pod.labels, all_labels(&v.id));
+    let spec = pod(v, config_hash);
+    let mut ours = BTreeMap::from([(labels::CONFIG_HASH.to_owned(), config_hash.to_owned())]);
+    let hash = hash(&(&labels, &v.pod.annotations, &ours, &spec))?;
+    ours.insert(labels::TEMPLATE_HASH.to_owned(), hash);
+    Ok(core::PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(labels),
+            annotations: Some(over(&v.pod.annotations, ours)),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(spec),
+    })
 }
 
 /// A user's entries, with ours over them.

