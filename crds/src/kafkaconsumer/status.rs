@@ -1,5 +1,6 @@
 //! `status`: what a person asks, and what the planner must remember over a restart.
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -138,12 +139,53 @@ pub struct PlannerMemory {
     /// The revision of the knobs at which `slotRate` was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slot_rate_revision: Option<i64>,
-    /// Seconds from asking for a pod to its being ready, as learnt.
+    /// The concurrency at which `slotRate` is believed: more is believed when it was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<i32>,
+    /// Seconds from writing the number of pods to their being ready, as learnt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_seconds: Option<f64>,
+    /// The last time that more concurrency was tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
     /// When the number of pods was last changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_scale: Option<Time>,
+}
+
+/// More concurrency, tried out: it is taken back if it gains nothing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Trial {
+    /// The concurrency before.
+    pub from: i32,
+    /// The concurrency that is tried.
+    pub to: i32,
+    /// The revision of the knobs that are tried.
+    pub revision: i64,
+    /// Records per second that the fullest pod could handle before.
+    pub capacity: f64,
+    /// Partitions of that pod.
+    pub partitions: i32,
+    /// Records per second that one slot could handle before.
+    pub slot_rate: f64,
+    /// When it was decided on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<Time>,
+    /// The revision at which it was found to gain nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed_at: Option<i64>,
+}
+
+/// A moment in milliseconds since the Unix epoch, as Kubernetes writes it; `None` beyond its
+/// calendar.
+pub fn time(millis: i64) -> Option<Time> {
+    Timestamp::from_millisecond(millis).ok().map(Time)
+}
+
+/// Milliseconds since the Unix epoch of a moment.
+pub fn millis(time: &Time) -> i64 {
+    time.0.as_millisecond()
 }
 
 /// A group's offsets, kept while no pod runs.

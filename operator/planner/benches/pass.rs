@@ -11,7 +11,7 @@ use sluice_crds::{
     tuning::{Knobs, Tuning},
 };
 use sluice_planner::{
-    History, Observed, Snapshot, Spec, plan,
+    Memory, Observed, Readings, Snapshot, Spec, plan,
     snapshot::{Committed, Partition, TopicPartition},
 };
 
@@ -72,14 +72,20 @@ fn pass(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(partitions));
         let id = BenchmarkId::from_parameter(partitions);
         group.bench_function(id, |bencher| {
-            let observed = Observed { asked_for: PODS, ready: PODS, tuning: Tuning::new(1, KNOBS) };
-            let mut history = History::default();
+            let observed = Observed {
+                desired: PODS,
+                desired_since: None,
+                ready: PODS,
+                tuning: Tuning::new(1, KNOBS),
+                tuning_at: None,
+            };
+            let (mut readings, mut memory) = (Readings::default(), Memory::default());
             let mut second = 0;
             // The readings reach as far back as they ever do.
             for _ in 0..if partitions > 10_000 { 60 } else { 160 } {
                 second += 1;
                 let snapshot = reading(partitions as i32, second);
-                plan(&SPEC, &mut history, &observed, &snapshot, snapshot.at);
+                plan(&SPEC, &mut readings, &mut memory, &observed, &snapshot, snapshot.at);
             }
             bencher.iter_custom(|passes| {
                 let mut spent = Duration::ZERO;
@@ -87,7 +93,14 @@ fn pass(criterion: &mut Criterion) {
                     second += 1;
                     let snapshot = reading(partitions as i32, second);
                     let begin = std::time::Instant::now();
-                    black_box(plan(&SPEC, &mut history, &observed, &snapshot, snapshot.at));
+                    black_box(plan(
+                        &SPEC,
+                        &mut readings,
+                        &mut memory,
+                        &observed,
+                        &snapshot,
+                        snapshot.at,
+                    ));
                     spent += begin.elapsed();
                 }
                 spent

@@ -17,7 +17,7 @@ const MEMORY: f64 = 30.0;
 
 /// A report that is not followed by another for this long says nothing of now.
 const RECENT: Millis = 10_000;
-/// What is remembered over a restart follows the measured rate only when it is off by more than this.
+/// What is kept over a restart follows the measured rate only when it is off by more than this.
 const WORTH_WRITING: f64 = 0.1;
 
 /// What was measured.
@@ -30,10 +30,12 @@ pub struct Capacity {
     seconds: f64,
     /// The revision of the knobs that these were measured at.
     revision: u64,
+    /// Reports at this revision are not believed.
+    distrusted: Option<u64>,
     /// The rate that is believed: kept while a new setting has not enough evidence.
     believed: Option<f64>,
-    /// The believed rate as it is remembered, so that noise is not written.
-    remembered: Option<f64>,
+    /// The believed rate as it is persisted, so that noise is not written.
+    persisted: Option<f64>,
     /// The concurrency that the reports speak of.
     concurrency: f64,
     /// Of the pods that report: mean usable slots, mean busy fraction, share of full batches, slowest call.
@@ -51,17 +53,19 @@ struct Counters {
     boot: i64,
     at: i64,
     seen: Millis,
-    /// Whether the report speaks of one revision alone.
-    whole: bool,
+    /// Whether the report is of one revision alone.
+    is_single_revision: bool,
     revision: u64,
     handled: u64,
     seconds: f64,
 }
 
 impl Capacity {
-    pub(crate) fn restore(slot_rate: Option<f64>) -> Self {
+    /// The rate of a slot from before a restart, and the revision of the knobs it was measured at.
+    pub(crate) fn restore(slot_rate: Option<f64>, revision: Option<i64>) -> Self {
         let believed = slot_rate.filter(|rate| rate.is_finite() && *rate > 0.0);
-        Self { believed, remembered: believed, ..Self::default() }
+        let revision = revision.and_then(|revision| u64::try_from(revision).ok()).unwrap_or(0);
+        Self { believed, persisted: believed, revision, ..Self::default() }
     }
 
     pub(crate) fn record(&mut self, snapshot: &Snapshot) {
@@ -84,13 +88,13 @@ impl Capacity {
                 recent.push(*report);
             }
             // The first report at new knobs is a mean over both: it would say that more slots are of no use.
-            let whole = match same {
-                Some(before) => before.whole,
+            let is_single_revision = match same {
+                Some(before) => before.is_single_revision,
                 None => {
                     before.is_some_and(|b| b.boot == report.boot && b.revision == report.revision)
                 }
             };
-            if whole
+            if is_single_revision
                 && snapshot.at - seen < RECENT
                 && report.usable_slots > 0.0
                 && report.usable_slots.is_finite()
@@ -98,7 +102,7 @@ impl Capacity {
                 usable.push(report.usable_slots);
             }
             let counters = Counters {
-                whole,
+                is_single_revision,
                 boot: report.boot,
                 at: report.at,
                 seen,
@@ -130,8 +134,8 @@ impl Capacity {
         if self.seconds >= ENOUGH {
             let rate = self.records / self.seconds;
             self.believed = Some(rate);
-            if self.remembered.is_none_or(|old| (rate - old).abs() > old * WORTH_WRITING) {
-                self.remembered = Some(rate);
+            if self.persisted.is_none_or(|old| (rate - old).abs() > old * WORTH_WRITING) {
+                self.persisted = Some(rate);
             }
         }
     }
@@ -140,7 +144,8 @@ impl Capacity {
     fn learn(&mut self, before: Counters, now: Counters) {
         let same = before.boot == now.boot
             && before.revision == now.revision
-            && now.revision == self.revision;
+            && now.revision == self.revision
+            && Some(now.revision) != self.distrusted;
         let records = now.handled.saturating_sub(before.handled) as f64;
         let used = now.seconds - before.seconds;
         if same && records > 0.0 && used > 0.0 && used.is_finite() {
@@ -150,24 +155,23 @@ impl Capacity {
         }
     }
 
-    /// What is remembered over a restart: the slot's rate, and the revision that it was measured at.
-    pub(crate) fn remembered(&self) -> (Option<f64>, Option<i64>) {
+    /// What is kept over a restart: the slot's rate, and the revision that it was measured at.
+    pub(crate) fn persisted(&self) -> (Option<f64>, Option<i64>) {
         (
-            self.remembered.map(|rate| (rate * 10.0).round() / 10.0),
-            self.remembered.map(|_| self.revision as i64),
+            self.persisted.map(|rate| (rate * 10.0).round() / 10.0),
+            self.persisted.map(|_| self.revision as i64),
         )
     }
 
-    /// Says which concurrency the reports speak of.
-    pub(crate) fn speaks_of(&mut self, knobs: Knobs) {
+    /// Tells which concurrency the reports were made at.
+    pub(crate) fn set_reported_concurrency(&mut self, knobs: Knobs) {
         self.concurrency = f64::from(knobs.concurrency);
     }
 
-    /// Goes back to a rate that was measured before a change that is taken back.
-    pub(crate) fn believe(&mut self, slot_rate: f64) {
-        self.believed = Some(slot_rate);
-        // Until the pods have the next knobs, their reports are of those that are taken back.
-        self.revision += 1;
+    /// Goes back to a rate that was measured before knobs that gained nothing: as long as pods
+    /// report at `revision`, slots wait for each other, and say nothing of what one can do alone.
+    pub(crate) fn reset_to(&mut self, slot_rate: f64, revision: u64) {
+        (self.believed, self.distrusted) = (Some(slot_rate), Some(revision));
         (self.records, self.seconds) = (0.0, 0.0);
     }
 
@@ -256,7 +260,7 @@ mod tests {
         for (second, revision, usable) in [(1, 1, 1.0), (2, 1, 1.0), (3, 2, 1.5)] {
             capacity.record(&report(second, revision, usable));
         }
-        capacity.speaks_of(four);
+        capacity.set_reported_concurrency(four);
         assert!((capacity.of_pod(four, Ordering::Key, 12) - 1_800.0).abs() < 1.0);
         // A whole second at them does: here the keys leave two.
         capacity.record(&report(4, 2, 2.0));

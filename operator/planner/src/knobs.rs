@@ -5,7 +5,7 @@
 use sluice_crds::tuning::Knobs;
 
 use crate::{
-    history::{History, Tried},
+    memory::{Memory, Trial},
     snapshot::Millis,
     spec::{Observed, Spec},
 };
@@ -29,7 +29,7 @@ pub(crate) struct Pressure {
     /// What it can handle at most.
     pub capacity: f64,
     /// Its partitions.
-    pub each: u32,
+    pub per_pod: u32,
     /// Slots that it could use with them.
     pub useful: u32,
     /// A backlog is there.
@@ -39,7 +39,7 @@ pub(crate) struct Pressure {
 /// The knobs from now on; the ones in force where nothing calls for others.
 pub(crate) fn next(
     spec: &Spec,
-    history: &mut History,
+    memory: &mut Memory,
     observed: &Observed,
     pressure: Option<Pressure>,
     now: Millis,
@@ -48,26 +48,29 @@ pub(crate) fn next(
     if current != observed.tuning.knobs {
         return current;
     }
-    let since = history.knobs_at.map_or(Millis::MAX, |at| now - at);
+    if let Some(back) = still_to_take_back(memory, current, observed.tuning.revision) {
+        return back;
+    }
+    // After a restart the trial still tells when its knobs were decided on.
+    let tried_at = memory.trial.filter(|t| t.revision == observed.tuning.revision).map(|t| t.at);
+    let since = observed.tuning_at.or(tried_at).map_or(Millis::MAX, |at| now - at);
     if since < SETTLE
         || observed.ready == 0
-        || !history.capacity.is_in_force(observed.tuning.revision)
+        || !memory.capacity.is_in_force(observed.tuning.revision)
     {
         return current;
     }
-    let (Some(busy), Some(full)) = (history.capacity.busy(), history.capacity.full()) else {
+    let (Some(busy), Some(full)) = (memory.capacity.busy(), memory.capacity.full()) else {
         return current;
     };
-    if let Some(back) = judge(spec, history, current, observed.tuning.revision) {
-        history.knobs_at = Some(now);
+    if let Some(back) = judge(spec, memory, current, observed.tuning.revision) {
         return back;
     }
-    if let (Some(target), Some(p99)) = (spec.latency_target, history.capacity.p99())
+    if let (Some(target), Some(p99)) = (spec.latency_target, memory.capacity.p99())
         && p99 > target
         && current.batch_size > spec.lowest.batch_size
         && since >= SETTLE
     {
-        history.knobs_at = Some(now);
         return Knobs {
             batch_size: scaled(current.batch_size, 0.8).max(spec.lowest.batch_size),
             ..current
@@ -78,21 +81,22 @@ pub(crate) fn next(
     if !pressed || busy < spec.target.min(0.7) {
         return current;
     }
-    if let Some(concurrency) = more_concurrency(spec, history, current, pressure, now) {
-        history.tried = Some(Tried {
+    if let Some(concurrency) = more_concurrency(spec, memory, current, pressure, now) {
+        // It begins when the knobs are written; until then the next pass decides again.
+        memory.trial = Some(Trial {
             from: current.concurrency,
-            slot_rate: history.capacity.slot_rate().unwrap_or(0.0),
+            to: concurrency,
+            revision: observed.tuning.revision + 1,
+            slot_rate: memory.capacity.slot_rate().unwrap_or(0.0),
             capacity: pressure.capacity,
-            each: pressure.each,
+            per_pod: pressure.per_pod,
             at: now,
-            failed: false,
+            failed_at: None,
         });
-        history.knobs_at = Some(now);
         return Knobs { concurrency, ..current };
     }
     let may_grow = current.batch_size < spec.highest.batch_size && full >= 0.9;
-    if may_grow && (since >= UNHURRIED || pressure.backlog) && within_latency(spec, history) {
-        history.knobs_at = Some(now);
+    if may_grow && (since >= UNHURRIED || pressure.backlog) && within_latency(spec, memory) {
         return Knobs {
             batch_size: scaled(current.batch_size, 1.2).min(spec.highest.batch_size),
             ..current
@@ -104,27 +108,27 @@ pub(crate) fn next(
 /// Whether more concurrency may still do the work instead of pods.
 pub(crate) fn can_grow(
     spec: &Spec,
-    history: &History,
+    memory: &Memory,
     current: Knobs,
     useful: u32,
     now: Millis,
 ) -> bool {
-    current.concurrency < spec.highest.concurrency.min(useful) && !discouraged(history, now)
+    current.concurrency < spec.highest.concurrency.min(useful) && !discouraged(memory, now)
 }
 
-fn discouraged(history: &History, now: Millis) -> bool {
-    history.tried.is_some_and(|tried| tried.failed && now - tried.at < DISCOURAGED)
+fn discouraged(memory: &Memory, now: Millis) -> bool {
+    memory.trial.is_some_and(|trial| trial.failed_at.is_some() && now - trial.at < DISCOURAGED)
 }
 
 /// The concurrency at which the fullest pod would cope, if each slot kept its rate; at most four times what it is.
 fn more_concurrency(
     spec: &Spec,
-    history: &History,
+    memory: &Memory,
     current: Knobs,
     pressure: Pressure,
     now: Millis,
 ) -> Option<u32> {
-    if !can_grow(spec, history, current, pressure.useful, now) || pressure.limit <= 0.0 {
+    if !can_grow(spec, memory, current, pressure.useful, now) || pressure.limit <= 0.0 {
         return None;
     }
     let factor = (pressure.load / pressure.limit).clamp(1.25, 4.0);
@@ -135,32 +139,43 @@ fn more_concurrency(
 }
 
 /// Looks at what the last change of concurrency gained; the knobs to go back to, if that was nothing.
-fn judge(spec: &Spec, history: &mut History, current: Knobs, revision: u64) -> Option<Knobs> {
-    let tried = history.tried.filter(|tried| !tried.failed)?;
-    if current.concurrency == tried.from {
-        // It was never taken over (a dry run), so there is nothing to judge.
-        history.tried = None;
+fn judge(spec: &Spec, memory: &mut Memory, current: Knobs, revision: u64) -> Option<Knobs> {
+    let trial = memory.trial.filter(|trial| trial.failed_at.is_none())?;
+    if revision < trial.revision {
+        // It was never written, so there is nothing to judge.
         return None;
     }
-    if !history.capacity.is_measured_at(revision) {
+    if current.concurrency != trial.to {
+        // Somebody else changed it.
+        memory.trial = None;
         return None;
     }
-    let now = history.capacity.of_pod(current, spec.ordering, tried.each);
-    if now >= tried.capacity * GAIN {
-        history.tried = None;
-        None
-    } else {
-        history.tried = Some(Tried { failed: true, ..tried });
-        if tried.slot_rate > 0.0 {
-            // Slots that wait for each other say nothing of what one can do alone.
-            history.capacity.believe(tried.slot_rate);
-        }
-        Some(Knobs { concurrency: tried.from, ..current })
+    if !memory.capacity.is_measured_at(revision) {
+        return None;
     }
+    let now = memory.capacity.of_pod(current, spec.ordering, trial.per_pod);
+    if now >= trial.capacity * GAIN {
+        memory.trial = None;
+        return None;
+    }
+    memory.trial = Some(Trial { failed_at: Some(revision), ..trial });
+    if trial.slot_rate > 0.0 {
+        memory.capacity.reset_to(trial.slot_rate, revision);
+        // It gained nothing: the pods do what they did at the concurrency before.
+        memory.concurrency = Some(trial.from);
+    }
+    Some(Knobs { concurrency: trial.from, ..current })
 }
 
-fn within_latency(spec: &Spec, history: &History) -> bool {
-    match (spec.latency_target, history.capacity.p99()) {
+/// The knobs to go back to where a trial failed and its knobs are still in place: the write failed,
+/// or nothing may be written.
+fn still_to_take_back(memory: &Memory, current: Knobs, revision: u64) -> Option<Knobs> {
+    let trial = memory.trial.filter(|trial| trial.failed_at == Some(revision))?;
+    (current.concurrency == trial.to).then_some(Knobs { concurrency: trial.from, ..current })
+}
+
+fn within_latency(spec: &Spec, memory: &Memory) -> bool {
+    match (spec.latency_target, memory.capacity.p99()) {
         // A fifth more in a batch must not lead beyond the target at once.
         (Some(target), Some(p99)) => p99 * 1.25 <= target,
         (Some(_), None) => false,

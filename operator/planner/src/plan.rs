@@ -2,16 +2,14 @@
 
 mod words;
 
-use sluice_crds::{
-    kafkaconsumer::Ordering,
-    tuning::{Knobs, Tuning},
-};
+use sluice_crds::{kafkaconsumer::Ordering, tuning::Knobs};
 
 use crate::{
     count::{self, Needed},
     decision::{Decision, Limit, Numbers, Reason},
-    history::{History, STALE, lag},
     knobs::{self, Pressure},
+    memory::Memory,
+    readings::{Readings, STALE},
     snapshot::{Committed, GroupState, Millis, Snapshot},
     spec::{Observed, Spec},
 };
@@ -22,8 +20,6 @@ const BAND: f64 = 1.1;
 const IN_FLIGHT: f64 = 2.0;
 /// Seconds from asking for a pod to its being ready, before that was learnt.
 const FIRST_START: f64 = 5.0;
-/// Pods that have not come after this time will not come soon: their start is not waited for any longer.
-const LONGEST_START: Millis = 300_000;
 /// Pods and group that do not agree with what was asked for hold nothing back for longer than this.
 const UNSETTLED: Millis = 60_000;
 /// An idle group's offsets are read every ten seconds; older than this they are not known.
@@ -37,24 +33,28 @@ const BACKLOG_BEGINS: f64 = 2.0;
 /// … and it is gone below this many.
 const BACKLOG_ENDS: f64 = 0.5;
 
-/// Decides on pods and knobs. `history` takes the snapshot in; asking twice with the same one answers the same.
+/// Decides on pods and knobs. `readings` and `memory` take the snapshot in; asking twice with the
+/// same one answers the same.
 pub fn plan(
     spec: &Spec,
-    history: &mut History,
+    readings: &mut Readings,
+    memory: &mut Memory,
     observed: &Observed,
     snapshot: &Snapshot,
     now: Millis,
 ) -> Decision {
-    history.record(snapshot);
+    if readings.record(snapshot) {
+        memory.capacity.record(snapshot);
+    }
     let partitions = snapshot.partitions.len() as u32;
-    let Some(seen) = Seen::of(history, snapshot, now) else {
-        history.window.restart();
+    let Some(seen) = Seen::of(readings, snapshot, now) else {
+        memory.window.restart();
         return hold_unknown(observed, snapshot, partitions);
     };
-    learn_start(history, observed, now);
-    learn_knobs(history, observed);
-    let situation = Situation { spec, observed, snapshot, seen: &seen, partitions, now };
-    situation.decide(history)
+    memory.learn_start(observed, now);
+    memory.learn_knobs(observed);
+    let situation = Situation { spec, readings, observed, snapshot, seen: &seen, partitions, now };
+    situation.decide(memory)
 }
 
 /// What is known of the lag now.
@@ -77,7 +77,7 @@ struct Seen {
 
 impl Seen {
     /// `None` where any partition is not known.
-    fn of(history: &History, snapshot: &Snapshot, now: Millis) -> Option<Self> {
+    fn of(readings: &Readings, snapshot: &Snapshot, now: Millis) -> Option<Self> {
         if snapshot.partitions.is_empty() || now - snapshot.at > STALE {
             return None;
         }
@@ -92,32 +92,32 @@ impl Seen {
             {
                 return None;
             }
-            sum += lag(partition)?;
+            sum += partition.lag()?;
         }
-        let mean = history.arrivals(60_000);
-        let ten = history.arrivals(10_000);
-        let newest = history.newest_interval();
-        let current = if history.jump.is_fresh(now) { newest.or(ten) } else { ten };
-        let shares = history.shares(snapshot);
+        let mean = readings.arrivals(60_000);
+        let ten = readings.arrivals(10_000);
+        let newest = readings.newest_interval();
+        let current = if readings.jump.is_fresh(now) { newest.or(ten) } else { ten };
+        let shares = readings.shares(snapshot);
         let rate = current.unwrap_or(0.0).max(0.0);
-        let is_stuck = history.stuck(snapshot, now);
+        let is_stuck = readings.stuck(snapshot, now);
         let backlogs: Vec<f64> = snapshot
             .partitions
             .iter()
             .zip(&shares)
             .zip(&is_stuck)
             .map(|((partition, share), is_stuck)| {
-                let beyond = lag(partition).unwrap_or(0) as f64 - IN_FLIGHT * rate * share;
+                let beyond = partition.lag().unwrap_or(0) as f64 - IN_FLIGHT * rate * share;
                 // Records behind one that fails again and again are no reason for pods: none of them would help.
                 if *is_stuck { 0.0 } else { beyond.max(0.0) }
             })
             .collect();
         Some(Self {
             lag: sum,
-            behind: history.behind(snapshot, now),
+            behind: readings.behind(snapshot, now),
             mean: mean.unwrap_or(0.0).max(0.0),
             current: rate,
-            handled: history.handled(10_000).unwrap_or(0.0),
+            handled: readings.handled(10_000).unwrap_or(0.0),
             rates_known: mean.is_some(),
             backlog: backlogs.iter().sum(),
             backlogs,
@@ -129,6 +129,7 @@ impl Seen {
 
 struct Situation<'a> {
     spec: &'a Spec,
+    readings: &'a Readings,
     observed: &'a Observed,
     snapshot: &'a Snapshot,
     seen: &'a Seen,
@@ -137,43 +138,43 @@ struct Situation<'a> {
 }
 
 impl Situation<'_> {
-    fn decide(&self, history: &mut History) -> Decision {
+    fn decide(&self, memory: &mut Memory) -> Decision {
         let Self { spec, observed, seen, now, .. } = *self;
-        let asked = observed.asked_for;
-        let measured = history.capacity.slot_rate().is_some();
-        let steady = self.needed(history, seen.mean, spec.target, false);
-        let up = self.needed(history, seen.mean, (spec.target * BAND).min(1.0), false);
-        let down = self.needed(history, seen.mean, spec.target / BAND, false);
-        let for_current = self.needed(history, seen.current, 1.0, false);
+        let asked = observed.desired;
+        let measured = memory.capacity.slot_rate().is_some();
+        let steady = self.needed(memory, seen.mean, spec.target, false);
+        let up = self.needed(memory, seen.mean, (spec.target * BAND).min(1.0), false);
+        let down = self.needed(memory, seen.mean, spec.target / BAND, false);
+        let for_current = self.needed(memory, seen.current, 1.0, false);
 
         // Pods for a backlog are chosen once and kept: recomputed, lag ÷ drainWithin decays and never arrives.
-        let has_backlog = match history.for_backlog {
+        let has_backlog = match memory.for_backlog {
             Some(_) => seen.backlog > BACKLOG_ENDS * seen.current.max(1.0),
             None => seen.backlog > BACKLOG_BEGINS * seen.current.max(1.0),
         };
-        let drain = self.needed(history, seen.current, 1.0, true);
-        let suspected = history.jump.is_suspected(now);
+        let drain = self.needed(memory, seen.current, 1.0, true);
+        let suspected = self.readings.jump.is_suspected(now);
         if has_backlog && !(suspected && asked > 0) {
-            history.for_backlog = Some(history.for_backlog.unwrap_or(0).max(drain.pods));
+            memory.for_backlog = Some(memory.for_backlog.unwrap_or(0).max(drain.pods));
         } else if !has_backlog {
-            history.for_backlog = None;
+            memory.for_backlog = None;
         }
 
         let band = if up.pods > asked { steady.pods } else { down.pods.min(asked).max(up.pods) };
         let arrivals = band.max(for_current.pods);
         // Nothing is needed where nothing arrives and nothing is left; the window sees to it that this lasts.
         let wanted_for_window =
-            if seen.lag == 0 && history.is_quiet() { 0 } else { arrivals.max(1) };
+            if seen.lag == 0 && self.readings.is_quiet() { 0 } else { arrivals.max(1) };
         let span = (spec.scale_down_after * 1e3) as Millis;
         if seen.rates_known {
-            history.window.note(now, wanted_for_window, span);
+            memory.window.note(now, wanted_for_window, span);
         }
-        let wanted = arrivals.max(history.for_backlog.unwrap_or(0)).max(1);
+        let wanted = arrivals.max(memory.for_backlog.unwrap_or(0)).max(1);
 
         let within =
             |pods: u32| count::within(pods, spec.min_replicas, spec.max_replicas, self.partitions);
-        let pressure = self.pressure(history);
-        let knobs = knobs::next(spec, history, observed, pressure, now);
+        let pressure = self.pressure(memory);
+        let knobs = knobs::next(spec, memory, observed, pressure, now);
         // Larger batches take the place of no pod.
         let knobs_moved = knobs.concurrency > observed.tuning.knobs.concurrency;
         let most = spec
@@ -197,21 +198,18 @@ impl Situation<'_> {
                     (seen.current, 1.0, true),
                 ]
                 .map(|(rate, share, backlog)| {
-                    self.needed_with(history, most_tuned, rate, share, backlog).pods
+                    self.needed_with(memory, most_tuned, rate, share, backlog).pods
                 })
                 .into_iter()
                 .max()
                 .unwrap_or(1),
             );
-            self.upwards(history, within(wanted), tuned, measured, suspected, knobs_moved)
+            self.upwards(memory, within(wanted), tuned, measured, suspected, knobs_moved)
         } else {
-            self.downwards(history, within(wanted), span, steady.enough && for_current.enough)
+            self.downwards(memory, within(wanted), span, steady.enough && for_current.enough)
         };
-        if replicas > asked && history.waiting.is_none_or(|(pods, _)| pods != replicas) {
-            history.waiting = Some((replicas, now));
-        }
         let each = self.partitions.div_ceil(replicas.max(1));
-        let capacity = history.capacity.of_pod(self.knobs(history), spec.ordering, each);
+        let capacity = memory.capacity.of_pod(self.knobs(memory), spec.ordering, each);
         let demand = seen.current + seen.backlog / spec.drain_within;
         let limit = self.limit(
             wanted,
@@ -246,35 +244,36 @@ impl Situation<'_> {
     }
 
     /// Pods for this many records a second, with or without what a backlog adds, at this share of their capacity.
-    fn needed(&self, history: &History, rate: f64, share: f64, backlog: bool) -> Needed {
-        self.needed_with(history, self.knobs(history), rate, share, backlog)
+    fn needed(&self, memory: &Memory, rate: f64, share: f64, backlog: bool) -> Needed {
+        self.needed_with(memory, self.knobs(memory), rate, share, backlog)
     }
 
     /// The knobs that the pods run with: capacity at others is not believed in, and pods do not wait for them.
-    fn knobs(&self, history: &History) -> Knobs {
-        history.in_force.unwrap_or(self.observed.tuning.knobs)
+    fn knobs(&self, memory: &Memory) -> Knobs {
+        let written = self.observed.tuning.knobs;
+        Knobs { concurrency: memory.concurrency.unwrap_or(written.concurrency), ..written }
     }
 
     fn needed_with(
         &self,
-        history: &History,
+        memory: &Memory,
         knobs: Knobs,
         rate: f64,
         share: f64,
         backlog: bool,
     ) -> Needed {
-        let start = history.start_seconds.unwrap_or(FIRST_START);
+        let start = memory.start_seconds.unwrap_or(FIRST_START);
         // Pods that were asked for a while ago will not take their whole start from now on; further ones will.
-        let waited = history.waiting.map_or(0.0, |(_, since)| (self.now - since) as f64 / 1e3);
+        let waited = memory.waited(self.now);
         let needed = self.needed_after(
-            history,
+            memory,
             knobs,
             rate,
             share,
             backlog.then_some((start - waited).max(0.0)),
         );
-        if backlog && needed.pods > self.observed.asked_for {
-            self.needed_after(history, knobs, rate, share, Some(start))
+        if backlog && needed.pods > self.observed.desired {
+            self.needed_after(memory, knobs, rate, share, Some(start))
         } else {
             needed
         }
@@ -283,14 +282,14 @@ impl Situation<'_> {
     /// The same; with a backlog if missing pods take so many seconds to start.
     fn needed_after(
         &self,
-        history: &History,
+        memory: &Memory,
         knobs: Knobs,
         rate: f64,
         share: f64,
         start: Option<f64>,
     ) -> Needed {
         let ordering = self.spec.ordering;
-        let capacity = |each: u32| history.capacity.of_pod(knobs, ordering, each);
+        let capacity = |each: u32| memory.capacity.of_pod(knobs, ordering, each);
         let ready = self.observed.ready.min(self.partitions);
         let doing = if ready == 0 {
             0.0
@@ -319,16 +318,22 @@ impl Situation<'_> {
     }
 
     /// What presses on the fullest of the pods that were asked for.
-    fn pressure(&self, history: &History) -> Option<Pressure> {
-        history.capacity.slot_rate()?;
-        let pods = self.observed.asked_for.clamp(1, self.partitions);
+    fn pressure(&self, memory: &Memory) -> Option<Pressure> {
+        memory.capacity.slot_rate()?;
+        let pods = self.observed.desired.clamp(1, self.partitions);
         let each = self.partitions.div_ceil(pods);
         let drain = self.seen.backlog / self.spec.drain_within;
         let load = (self.seen.current + drain) * f64::from(each) / f64::from(self.partitions);
-        let capacity =
-            history.capacity.of_pod(self.observed.tuning.knobs, self.spec.ordering, each);
-        let (limit, backlog) = (capacity * self.spec.target, history.for_backlog.is_some());
-        Some(Pressure { load, limit, capacity, each, useful: self.useful_slots(each), backlog })
+        let capacity = memory.capacity.of_pod(self.observed.tuning.knobs, self.spec.ordering, each);
+        let (limit, backlog) = (capacity * self.spec.target, memory.for_backlog.is_some());
+        Some(Pressure {
+            load,
+            limit,
+            capacity,
+            per_pod: each,
+            useful: self.useful_slots(each),
+            backlog,
+        })
     }
 
     /// Slots that a pod with this many partitions could use.
@@ -337,9 +342,10 @@ impl Situation<'_> {
     }
 
     /// Later than `maxBehind`; a backlog older than the readings is.
-    fn is_late(&self, history: &History) -> bool {
+    fn is_late(&self) -> bool {
         let older_than_readings = || {
-            self.seen.backlog > 0.0 && history.reach(self.now) as f64 / 1e3 > self.spec.max_behind
+            self.seen.backlog > 0.0
+                && self.readings.reach(self.now) as f64 / 1e3 > self.spec.max_behind
         };
         self.seen.behind.map_or_else(older_than_readings, |behind| behind > self.spec.max_behind)
     }
@@ -359,45 +365,45 @@ impl Situation<'_> {
 
     fn upwards(
         &self,
-        history: &History,
+        memory: &Memory,
         wanted: u32,
         tuned: u32,
         measured: bool,
         suspected: bool,
         knobs_moved: bool,
     ) -> (u32, Reason) {
-        let asked = self.observed.asked_for;
-        let late = self.is_late(history);
+        let asked = self.observed.desired;
+        let late = self.is_late();
         if suspected {
             return (asked, Reason::JumpSuspected);
         }
         if !self.seen.rates_known {
             return (asked, Reason::Learning);
         }
-        if !measured && !late && !history.jump.is_fresh(self.now) && self.observed.ready > 0 {
+        if !measured && !late && !self.readings.jump.is_fresh(self.now) && self.observed.ready > 0 {
             // A few seconds of work tell more than a guess.
             return (asked, Reason::Learning);
         }
         let useful = self.useful_slots(self.partitions.div_ceil(asked.clamp(1, self.partitions)));
         let current = self.observed.tuning.knobs;
         // Knobs that were turned a moment ago have until they are late to arrive.
-        let arriving = self.knobs(history).concurrency < current.concurrency;
+        let arriving = self.knobs(memory).concurrency < current.concurrency;
         let knobs_may = knobs_moved
             || arriving
-            || knobs::can_grow(self.spec, history, current, useful, self.now);
+            || knobs::can_grow(self.spec, memory, current, useful, self.now);
         if measured && knobs_may && !late && self.observed.ready > 0 {
             // What even the highest knobs leave to be done is for pods, at once.
             return if tuned > asked {
-                (tuned, self.why_more(history, tuned))
+                (tuned, self.why_more(memory, tuned))
             } else {
                 (asked, Reason::KnobsFirst)
             };
         }
-        (wanted, self.why_more(history, wanted))
+        (wanted, self.why_more(memory, wanted))
     }
 
-    fn why_more(&self, history: &History, wanted: u32) -> Reason {
-        let for_backlog = history.for_backlog.is_some_and(|pods| pods >= wanted)
+    fn why_more(&self, memory: &Memory, wanted: u32) -> Reason {
+        let for_backlog = memory.for_backlog.is_some_and(|pods| pods >= wanted)
             && self.seen.mean < self.seen.current * BAND;
         if for_backlog && self.seen.backlog > self.seen.current * BACKLOG_BEGINS {
             Reason::Backlog
@@ -406,16 +412,10 @@ impl Situation<'_> {
         }
     }
 
-    fn downwards(
-        &self,
-        history: &History,
-        wanted: u32,
-        span: Millis,
-        enough: bool,
-    ) -> (u32, Reason) {
-        let asked = self.observed.asked_for;
-        if history.for_backlog.is_some() {
-            let reason = if self.is_beyond_the_bounds(history) {
+    fn downwards(&self, memory: &Memory, wanted: u32, span: Millis, enough: bool) -> (u32, Reason) {
+        let asked = self.observed.desired;
+        if memory.for_backlog.is_some() {
+            let reason = if self.is_beyond_the_bounds(memory) {
                 Reason::BoundReached
             } else {
                 Reason::Draining
@@ -423,20 +423,20 @@ impl Situation<'_> {
             return (asked, reason);
         }
         if wanted < asked || self.spec.min_replicas == 0 {
-            let highest = history.window.highest(self.now, span);
+            let highest = memory.window.highest(self.now, span);
             let fits = highest.map(|pods| {
                 count::within(pods, self.spec.min_replicas, self.spec.max_replicas, self.partitions)
             });
             match fits {
                 Some(0) => {
-                    return if self.is_settled_for_shrinking(history) {
+                    return if self.is_settled_for_shrinking(memory) {
                         (0, Reason::Idle)
                     } else {
                         (asked, Reason::GroupUnsettled)
                     };
                 }
                 Some(pods) if pods < asked => {
-                    return if self.is_settled_for_shrinking(history) {
+                    return if self.is_settled_for_shrinking(memory) {
                         (pods.max(1), Reason::ArrivalsDown)
                     } else {
                         (asked, Reason::GroupUnsettled)
@@ -452,7 +452,7 @@ impl Situation<'_> {
             Reason::RecordStuck
         } else if !enough && hottest > HOT {
             Reason::HotPartition
-        } else if enough && !self.is_beyond_the_bounds(history) {
+        } else if enough && !self.is_beyond_the_bounds(memory) {
             Reason::Steady
         } else {
             Reason::BoundReached
@@ -462,12 +462,12 @@ impl Situation<'_> {
 
     /// As many pods as the bounds allow run, and more arrives than they can handle: they neither keep
     /// up nor drain anything.
-    fn is_beyond_the_bounds(&self, history: &History) -> bool {
-        let pods = self.observed.asked_for;
+    fn is_beyond_the_bounds(&self, memory: &Memory) -> bool {
+        let pods = self.observed.desired;
         let most = self.spec.max_replicas.unwrap_or(self.partitions);
         let per_pod = self.partitions.div_ceil(pods.max(1));
-        let capacity = history.capacity.of_pod(self.knobs(history), self.spec.ordering, per_pod);
-        history.capacity.slot_rate().is_some()
+        let capacity = memory.capacity.of_pod(self.knobs(memory), self.spec.ordering, per_pod);
+        memory.capacity.slot_rate().is_some()
             && pods >= count::within(self.partitions, 0, Some(most), self.partitions)
             && self.seen.current > capacity * f64::from(pods)
     }
@@ -478,15 +478,15 @@ impl Situation<'_> {
             let recent = self.now - group.at < STALE;
             !recent || (group.state == GroupState::Stable || group.state == GroupState::Empty)
         });
-        self.observed.ready == self.observed.asked_for && group
+        self.observed.ready == self.observed.desired && group
     }
 
-    fn is_settled_for_shrinking(&self, history: &History) -> bool {
+    fn is_settled_for_shrinking(&self, memory: &Memory) -> bool {
         if self.now - self.snapshot.at > FRESH {
             return false;
         }
         self.is_settled()
-            || history.unsettled_since.is_some_and(|since| self.now - since > UNSETTLED)
+            || memory.unsettled(self.now).is_some_and(|unsettled| unsettled > UNSETTLED)
     }
 
     fn limit(&self, wanted: u32, needed: u32, replicas: u32, too_much: bool) -> Option<Limit> {
@@ -523,54 +523,12 @@ fn hold_unknown(observed: &Observed, snapshot: &Snapshot, partitions: u32) -> De
     };
     Decision {
         // Unknown is not zero; the partitions alone bound what is there.
-        replicas: if partitions == 0 {
-            observed.asked_for
-        } else {
-            observed.asked_for.min(partitions)
-        },
+        replicas: if partitions == 0 { observed.desired } else { observed.desired.min(partitions) },
         knobs: observed.tuning.knobs,
         reason: Reason::LagUnknown,
         message,
         numbers: Numbers::default(),
         limit: None,
         wants_group: false,
-    }
-}
-
-/// Learns which knobs the pods run with. More concurrency is believed in when it was measured, less at once.
-fn learn_knobs(history: &mut History, observed: &Observed) {
-    let Tuning { revision, knobs, .. } = observed.tuning;
-    let in_force = history.capacity.is_in_force(revision);
-    let believed = match history.in_force {
-        None => true,
-        Some(_) if observed.ready == 0 => true,
-        Some(old) if knobs.concurrency > old.concurrency => {
-            in_force && history.capacity.is_measured_at(revision)
-        }
-        Some(_) => in_force,
-    };
-    if believed {
-        history.in_force = Some(knobs);
-    }
-    if in_force {
-        history.capacity.speaks_of(knobs);
-    }
-}
-
-/// Learns how long pods take to start, from those that were asked for.
-fn learn_start(history: &mut History, observed: &Observed, now: Millis) {
-    if observed.ready == observed.asked_for {
-        history.unsettled_since = None;
-        // In a dry run pods that were decided on never come: nothing is learnt of them.
-        if let Some((_, since)) = history.waiting.take_if(|(pods, _)| observed.ready >= *pods) {
-            let took = ((now - since) as f64 / 1e3).clamp(0.5, 300.0);
-            history.start_seconds =
-                Some(history.start_seconds.map_or(took, |known| known * 0.5 + took * 0.5));
-        }
-    } else {
-        history.unsettled_since.get_or_insert(now);
-    }
-    if history.waiting.is_some_and(|(_, since)| now - since > LONGEST_START) {
-        history.waiting = None;
     }
 }

@@ -108,13 +108,18 @@ impl Snapshot {
 }
 
 impl Partition {
-    /// Records that are not done: end − committed offset (counted from the log's start), less what is done beyond it.
-    ///
-    /// `None` where an input is unknown, or where nothing was committed yet.
+    /// Unprocessed records: end − committed offset, less those beyond it that the report says are
+    /// processed. Where nothing was committed, or less than the log still has, it counts from the
+    /// log's start. `None` where an input is unknown.
     pub fn lag(&self) -> Option<i64> {
-        let (Some(start), Some(end)) = (self.start, self.end) else { return None };
-        let Committed::At(committed) = self.committed else { return None };
-        let done_beyond = self.report.as_ref().map_or(0, |report| report.done_beyond as i64);
-        Some((end - committed.max(start) - done_beyond).max(0))
+        let (start, end) = (self.start?, self.end?);
+        let (committed, beyond) = match self.committed {
+            Committed::Unknown => return None,
+            Committed::None => (start, 0),
+            Committed::At(offset) => {
+                (offset, self.report.as_ref().map_or(0, |report| report.done_beyond as i64))
+            }
+        };
+        Some((end - committed.max(start) - beyond).max(0))
     }
 }

@@ -6,6 +6,8 @@ use sluice_crds::{
     tuning::{Knobs, Tuning},
 };
 
+use crate::snapshot::Millis;
+
 /// A consumer's bounds and targets.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spec {
@@ -54,13 +56,20 @@ impl Spec {
     }
 }
 
-/// What is there of a consumer.
+/// What is there of a consumer, and when it was written.
+///
+/// The planner learns what its own actions did from these, and never from what it decided: a
+/// decision may not be carried out (a dry run, a pause, a conflict, a write that fails).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Observed {
-    /// Pods asked for.
-    pub asked_for: u32,
+    /// Desired pods, as written.
+    pub desired: u32,
+    /// When this number was written; `None` where that is not known, or somebody else wrote it.
+    pub desired_since: Option<Millis>,
     /// Pods that have joined and are ready.
     pub ready: u32,
-    /// The knobs asked for, with their revision.
+    /// The knobs as written, with their revision.
     pub tuning: Tuning,
+    /// When these knobs were written; `None` where that is not known.
+    pub tuning_at: Option<Millis>,
 }

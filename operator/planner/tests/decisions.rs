@@ -10,7 +10,7 @@ use sluice_crds::{
     tuning::{Knobs, Tuning},
 };
 use sluice_planner::{
-    Decision, History, Limit, Observed, Reason, Snapshot, Spec, plan,
+    Decision, Limit, Memory, Observed, Readings, Reason, Snapshot, Spec, plan,
     snapshot::{Committed, Group, GroupState, Partition, TopicPartition},
 };
 
@@ -36,11 +36,17 @@ fn spec() -> Spec {
 #[derive(Clone)]
 struct Feed {
     spec: Spec,
-    history: History,
+    readings: Readings,
+    memory: Memory,
     ends: Vec<i64>,
     now: i64,
-    asked_for: u32,
+    desired: u32,
+    desired_since: Option<i64>,
     ready: u32,
+    tuning: Tuning,
+    tuning_at: Option<i64>,
+    /// What the pods report, if they do: all of them as one.
+    report: Option<ProgressReport>,
 }
 
 impl Feed {
@@ -49,16 +55,21 @@ impl Feed {
         let memory = PlannerMemory { slot_rate: Some(500.0), ..PlannerMemory::default() };
         Self {
             spec: spec(),
-            history: History::restore(&memory),
+            readings: Readings::default(),
+            memory: Memory::restore(&memory),
             ends: vec![1_000_000; partitions],
             now: BEGIN,
-            asked_for: pods,
+            desired: pods,
+            desired_since: None,
             ready: pods,
+            tuning: Tuning::new(1, PINNED),
+            tuning_at: None,
+            report: None,
         }
     }
 
     fn unmeasured(partitions: usize, pods: u32) -> Self {
-        Self { history: History::default(), ..Self::of(partitions, pods) }
+        Self { memory: Memory::default(), ..Self::of(partitions, pods) }
     }
 
     fn snapshot(&self, lag: i64) -> Snapshot {
@@ -70,18 +81,25 @@ impl Feed {
             end_at: self.now,
             committed: Committed::At(end - lag),
             committed_at: self.now,
-            report: None,
+            report: self.report.clone().map(Arc::new),
         });
         Snapshot { at: self.now, partitions: partitions.collect(), group: None }
     }
 
     fn ask(&mut self, snapshot: &Snapshot) -> Decision {
         let observed = Observed {
-            asked_for: self.asked_for,
+            desired: self.desired,
+            desired_since: self.desired_since,
             ready: self.ready,
-            tuning: Tuning::new(1, PINNED),
+            tuning: self.tuning,
+            tuning_at: self.tuning_at,
         };
-        plan(&self.spec, &mut self.history, &observed, snapshot, self.now)
+        let (readings, memory) = (&mut self.readings, &mut self.memory);
+        plan(&self.spec, readings, memory, &observed, snapshot, self.now)
+    }
+
+    fn kept(&self) -> PlannerMemory {
+        self.memory.kept()
     }
 
     /// A second in which this many records arrive in each partition, of which `lag` are not done.
@@ -90,6 +108,38 @@ impl Feed {
         self.ends.iter_mut().for_each(|end| *end += each);
         let snapshot = self.snapshot(lag);
         self.ask(&snapshot)
+    }
+
+    /// Pods that were written now.
+    fn scale(&mut self, pods: u32) {
+        (self.desired, self.desired_since) = (pods, Some(self.now));
+    }
+
+    /// Knobs that were written now.
+    fn tune(&mut self, knobs: Knobs) {
+        self.tuning = Tuning::new(self.tuning.revision + 1, knobs);
+        self.tuning_at = Some(self.now);
+    }
+
+    /// A second in which a pod of one lane per slot reports `rate` records per slot and second,
+    /// with all its slots in use, at the knobs in force.
+    fn working_second(&mut self, each: i64, rate: f64, in_force: Tuning) -> Decision {
+        let concurrency = f64::from(in_force.knobs.concurrency);
+        let report = self.report.take().unwrap_or_default();
+        self.report = Some(ProgressReport {
+            version: 1,
+            pod: "a".into(),
+            boot: BEGIN,
+            at: self.now + 1_000,
+            pod_handled: report.pod_handled + (rate * concurrency) as u64,
+            slot_seconds: report.slot_seconds + concurrency,
+            usable_slots: concurrency,
+            busy: 1.0,
+            full_batches: 1.0,
+            revision: in_force.revision,
+            ..report
+        });
+        self.second(each, 0)
     }
 
     fn seconds(&mut self, seconds: u32, each: i64, lag: i64) -> Decision {
@@ -145,7 +195,7 @@ fn a_backlog_is_drained_within_its_time() {
 fn what_was_chosen_for_a_backlog_is_kept_until_it_is_gone() {
     let mut feed = Feed::of(12, 1);
     assert_eq!(feed.seconds(40, 25, 10_000).replicas, 6);
-    (feed.asked_for, feed.ready) = (6, 6);
+    (feed.desired, feed.ready) = (6, 6);
     for lag in [8_000, 4_000, 2_000, 500, 150] {
         let decision = feed.seconds(15, 25, lag);
         assert_eq!(
@@ -268,7 +318,7 @@ fn to_zero_after_one_window_of_silence_and_back_with_the_first_record() {
     assert_eq!(feed.seconds(28, 0, 0).replicas, 1);
     let zero = feed.seconds(5, 0, 0);
     assert_eq!((zero.replicas, zero.reason), (0, Reason::Idle), "{zero:?}");
-    (feed.asked_for, feed.ready) = (0, 0);
+    (feed.desired, feed.ready) = (0, 0);
     assert_eq!(feed.seconds(30, 0, 0).replicas, 0);
     feed.now += 1_000;
     feed.ends[3] += 1;
@@ -315,7 +365,7 @@ fn asking_for_more_does_not_wait_for_pods_that_start() {
     let mut feed = Feed::of(12, 1);
     feed.seconds(60, 25, 0);
     feed.seconds(5, 158, 0);
-    (feed.asked_for, feed.ready) = (6, 1);
+    (feed.desired, feed.ready) = (6, 1);
     assert_eq!(feed.seconds(5, 300, 0).replicas, 12);
 }
 
@@ -376,17 +426,17 @@ fn capacity_comes_from_the_counters_of_one_boot_at_the_newest_knobs() {
             snapshot.partitions.iter_mut().for_each(|p| p.report = Some(Arc::clone(&report)));
             feed.ask(&snapshot);
         }
-        assert_eq!(feed.history.memory().slot_rate, expected, "{name}");
+        assert_eq!(feed.kept().slot_rate, expected, "{name}");
     }
 }
 
 #[test]
 fn what_is_remembered_comes_back_and_nonsense_does_not() {
-    let memory = Feed::of(1, 1).history.memory();
+    let memory = Feed::of(1, 1).kept();
     assert_eq!(memory.slot_rate, Some(500.0));
     for nonsense in [0.0, -1.0, f64::NAN, f64::INFINITY] {
         let memory = PlannerMemory { slot_rate: Some(nonsense), ..PlannerMemory::default() };
-        assert_eq!(History::restore(&memory).memory().slot_rate, None, "{nonsense}");
+        assert_eq!(Memory::restore(&memory).kept().slot_rate, None, "{nonsense}");
     }
 }
 
@@ -397,6 +447,74 @@ fn a_decision_that_is_not_carried_out_stays_the_same() {
     feed.seconds(30, 158, 0);
     let all: Vec<_> = (0..300).map(|_| feed.second(158, 0).replicas).collect();
     assert!(all.iter().all(|replicas| *replicas == 6), "{all:?}");
+}
+
+#[test]
+fn the_start_time_is_that_of_pods_that_were_written_and_not_of_a_decision() {
+    // 290 s of a dry run in which six pods are decided on and four stay; then they are written.
+    let mut feed = Feed::of(12, 4);
+    assert_eq!(feed.seconds(290, 158, 0).replicas, 6);
+    feed.scale(6);
+    feed.seconds(3, 158, 0);
+    feed.ready = 6;
+    feed.second(158, 0);
+    let learnt = feed.kept().start_seconds.unwrap();
+    assert!((3.0..=4.0).contains(&learnt), "{learnt} s");
+}
+
+#[test]
+fn nothing_is_learnt_of_pods_that_somebody_else_added() {
+    // It is paused: a person writes the pods that it would have asked for.
+    let mut feed = Feed::of(12, 4);
+    assert_eq!(feed.seconds(60, 158, 0).replicas, 6);
+    feed.desired = 6;
+    feed.seconds(10, 158, 0);
+    feed.ready = 6;
+    feed.second(158, 0);
+    assert_eq!(feed.kept().start_seconds, None);
+}
+
+#[test]
+fn knobs_that_were_never_written_are_decided_again_and_no_trial_is_judged() {
+    let mut feed = Feed::of(12, 1);
+    feed.spec.highest.concurrency = 16;
+    feed.spec.ordering = Ordering::Key;
+    let first = feed.tuning;
+    let decided = (0..60).map(|_| feed.working_second(50, 500.0, first).knobs.concurrency);
+    let decided: Vec<_> = decided.collect();
+    let begin = decided.iter().position(|concurrency| *concurrency > 1).unwrap();
+    assert!(decided[begin..].iter().all(|concurrency| *concurrency > 1), "{decided:?}");
+    // They are written at last, and gain what they promise: they stay, and so does the slot's rate.
+    feed.tune(Knobs { concurrency: 2, ..PINNED });
+    let second = feed.tuning;
+    for _ in 0..30 {
+        let decision = feed.working_second(50, 500.0, second);
+        assert!(decision.knobs.concurrency >= 2, "{decision:?}");
+    }
+    assert_eq!(feed.kept().slot_rate, Some(500.0));
+}
+
+#[test]
+fn a_change_that_could_not_be_taken_back_is_taken_back_until_it_is() {
+    let mut feed = Feed::of(12, 1);
+    feed.spec.highest.concurrency = 16;
+    feed.spec.ordering = Ordering::Key;
+    let first = feed.tuning;
+    let raised = (0..30).map(|_| feed.working_second(50, 500.0, first)).last().unwrap().knobs;
+    assert!(raised.concurrency > 1, "{raised:?}");
+    feed.tune(raised);
+    let (second, gained) = (feed.tuning, 500.0 / f64::from(raised.concurrency));
+    // It gains nothing, and the write that takes it back fails: it is decided again each time.
+    let decided = (0..40).map(|_| feed.working_second(50, gained, second).knobs.concurrency);
+    let decided: Vec<_> = decided.collect();
+    let back = decided.iter().position(|concurrency| *concurrency == 1).unwrap();
+    assert!(decided[back..].iter().all(|concurrency| *concurrency == 1), "{decided:?}");
+    // What one slot does is still known once it is written.
+    feed.tune(PINNED);
+    let third = feed.tuning;
+    (0..5).for_each(|_| drop(feed.working_second(50, 480.0, third)));
+    let learnt = feed.kept().slot_rate.unwrap();
+    assert!((470.0..=500.0).contains(&learnt), "{learnt}");
 }
 
 #[test]
@@ -509,13 +627,13 @@ proptest! {
             let decision = feed.ask(&snapshot);
             prop_assert!(decision.replicas <= all, "{decision:?}");
             if broken == 0 {
-                prop_assert_eq!(decision.replicas, feed.asked_for.min(all));
+                prop_assert_eq!(decision.replicas, feed.desired.min(all));
                 prop_assert_eq!(decision.knobs, PINNED);
             } else {
                 prop_assert!(decision.replicas <= max.unwrap_or(all), "{:?}", decision);
                 prop_assert!(decision.replicas >= feed.spec.min_replicas.min(all), "{:?}", decision);
             }
-            (feed.asked_for, feed.ready) = (decision.replicas, decision.replicas);
+            (feed.desired, feed.ready) = (decision.replicas, decision.replicas);
         }
     }
 

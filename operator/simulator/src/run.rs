@@ -4,7 +4,9 @@ use sluice_crds::{
     kafkaconsumer::status::PlannerMemory,
     tuning::{Knobs, Tuning},
 };
-use sluice_planner::{Decision, History, Observed, Reason, Spec, plan, snapshot::Committed};
+use sluice_planner::{
+    Decision, Memory, Observed, Readings, Reason, Spec, plan, snapshot::Committed,
+};
 
 use crate::{
     trace::Trace,
@@ -49,6 +51,8 @@ pub struct Scenario {
     pub remembered: Option<f64>,
     /// When the operator is restarted: only what it remembers is left.
     pub restarts: Vec<i64>,
+    /// From when to when nothing that is decided can be written.
+    pub failing_writes: Vec<(i64, i64)>,
 }
 
 /// What cannot be read.
@@ -90,11 +94,11 @@ pub struct Sample {
     pub seen_behind: Option<f64>,
     /// What the planner took for a backlog.
     pub seen_backlog: Option<i64>,
-    /// Pods asked for.
-    pub asked_for: u32,
+    /// Pods decided on.
+    pub desired: u32,
     /// Pods that have joined.
     pub ready: u32,
-    /// Knobs asked for.
+    /// Knobs decided on.
     pub knobs: Knobs,
 }
 
@@ -105,6 +109,8 @@ pub struct Outcome {
     pub changes: Vec<Change>,
     /// One sample a reading.
     pub samples: Vec<Sample>,
+    /// What the planner had learnt at the end, as it is kept over a restart.
+    pub memory: PlannerMemory,
 }
 
 impl Scenario {
@@ -140,6 +146,7 @@ impl Scenario {
             block: None,
             remembered: None,
             restarts: Vec::new(),
+            failing_writes: Vec::new(),
         }
     }
 }
@@ -198,10 +205,13 @@ pub fn run(scenario: &Scenario) -> Outcome {
     let mut world =
         World::new(EPOCH, &scenario.shares, scenario.pods, Tuning::new(1, scenario.knobs));
     let mut trace = scenario.trace.play();
-    let mut history = History::restore(&PlannerMemory {
+    let mut readings = Readings::default();
+    let mut memory = Memory::restore(&PlannerMemory {
         slot_rate: scenario.remembered,
         ..PlannerMemory::default()
     });
+    // What the operator remembers of its own writes.
+    let (mut desired_since, mut tuning_at) = (None, None);
     let mut outcome = Outcome::default();
     let (mut read, mut reading) = (None, None);
     let mut acts: Vec<(i64, u32)> = Vec::new();
@@ -218,7 +228,8 @@ pub fn run(scenario: &Scenario) -> Outcome {
             world.block(partition);
         }
         if scenario.restarts.iter().any(|when| (*when..when + STEP).contains(&at)) {
-            history = History::restore(&history.memory());
+            (readings, memory) = (Readings::default(), Memory::restore(&memory.kept()));
+            (desired_since, tuning_at) = (None, None);
         }
         acts.retain(|(when, replicas)| {
             let due = at >= *when;
@@ -237,17 +248,22 @@ pub fn run(scenario: &Scenario) -> Outcome {
         }
         reading = None;
         let Some(snapshot) = &read else { continue };
-        let asked_for = acts.last().map_or(world.asked_for(), |(_, replicas)| *replicas);
-        let observed = Observed { asked_for, ready: world.ready(), tuning: world.tuning() };
-        let decision = plan(&scenario.spec, &mut history, &observed, snapshot, world.now);
-        if decision.replicas != asked_for || decision.knobs != world.tuning().knobs {
+        let desired = acts.last().map_or(world.desired(), |(_, replicas)| *replicas);
+        let (ready, tuning) = (world.ready(), world.tuning());
+        let observed = Observed { desired, desired_since, ready, tuning, tuning_at };
+        let decision =
+            plan(&scenario.spec, &mut readings, &mut memory, &observed, snapshot, world.now);
+        let written = !is_within(&scenario.failing_writes, at);
+        if written && (decision.replicas != desired || decision.knobs != tuning.knobs) {
             outcome.changes.push(change(at, &observed, &decision));
         }
-        if decision.replicas != asked_for {
+        if written && decision.replicas != desired {
             acts.push((at + ACT, decision.replicas));
+            desired_since = Some(world.now);
         }
-        if decision.knobs != world.tuning().knobs {
-            world.tune(Tuning::new(world.tuning().revision + 1, decision.knobs));
+        if written && decision.knobs != tuning.knobs {
+            world.tune(Tuning::new(tuning.revision + 1, decision.knobs));
+            tuning_at = Some(world.now);
         }
         outcome.samples.push(Sample {
             at,
@@ -255,18 +271,24 @@ pub fn run(scenario: &Scenario) -> Outcome {
             behind: world.behind(),
             seen_behind: decision.numbers.behind,
             seen_backlog: decision.numbers.backlog,
-            asked_for: decision.replicas,
+            desired: decision.replicas,
             ready: world.ready(),
             knobs: decision.knobs,
         });
     }
+    outcome.memory = memory.kept();
     outcome
+}
+
+/// Whether a moment is within one of these spans.
+fn is_within(spans: &[(i64, i64)], at: i64) -> bool {
+    spans.iter().any(|(from, to)| (*from..*to).contains(&at))
 }
 
 fn change(at: i64, observed: &Observed, decision: &Decision) -> Change {
     Change {
         at,
-        replicas: (observed.asked_for, decision.replicas),
+        replicas: (observed.desired, decision.replicas),
         knobs: (observed.tuning.knobs, decision.knobs),
         reason: decision.reason,
         message: decision.message.clone(),

@@ -105,7 +105,7 @@ pub struct World {
     model: PodModel,
     logs: Vec<Log>,
     pods: Vec<Pod>,
-    asked_for: u32,
+    desired: u32,
     next_pod: u32,
     tuning: Tuning,
     in_force_at: Millis,
@@ -138,7 +138,7 @@ impl World {
             model,
             logs: logs.collect(),
             pods: Vec::new(),
-            asked_for: 0,
+            desired: 0,
             next_pod: 0,
             tuning,
             in_force_at: 0,
@@ -160,8 +160,8 @@ impl World {
 
     /// Pods that were asked for.
     #[must_use]
-    pub fn asked_for(&self) -> u32 {
-        self.asked_for
+    pub fn desired(&self) -> u32 {
+        self.desired
     }
 
     /// Pods that have joined.
@@ -196,7 +196,7 @@ impl World {
 
     /// Asks for pods: further ones start, the newest go.
     pub fn scale(&mut self, replicas: u32) {
-        self.asked_for = replicas;
+        self.desired = replicas;
         while self.pods.len() < replicas as usize {
             let number = self.next_pod;
             self.next_pod += 1;

@@ -2,7 +2,7 @@
 
 use sluice_crds::{kafkaconsumer::Ordering, tuning::Knobs};
 use sluice_planner::Reason;
-use sluice_simulator::{Outage, Outcome, PodModel, Scenario, Trace, run};
+use sluice_simulator::{Change, Outage, Outcome, PodModel, Scenario, Trace, run};
 
 const MINUTE: i64 = 60_000;
 
@@ -79,7 +79,7 @@ fn one_pod_at_sixty_per_cent_stays_one() {
 #[test]
 fn a_steady_load_moves_nothing_after_the_first_settling() {
     let outcome = run(&Scenario::pinned(Trace::constant(1_900.0), 660));
-    assert_eq!(outcome.at(11 * MINUTE).unwrap().asked_for, 6, "{}", outcome.story());
+    assert_eq!(outcome.at(11 * MINUTE).unwrap().desired, 6, "{}", outcome.story());
     assert_eq!(outcome.scalings_after(MINUTE).count(), 0, "{}", outcome.story());
     assert!(outcome.most_behind(MINUTE, 11 * MINUTE) < 2.0);
 }
@@ -152,7 +152,7 @@ fn a_spike_before_anything_was_measured_is_met_within_seconds() {
     scenario.phase = 500;
     let outcome = run(&scenario);
     println!("cold spike:\n{}", outcome.story());
-    let full = outcome.samples.iter().find(|s| s.asked_for == 12).unwrap().at;
+    let full = outcome.samples.iter().find(|s| s.desired == 12).unwrap().at;
     assert!(full <= 30_000, "{full} ms\n{}", outcome.story());
     assert!(pods(&outcome).len() <= 2, "{}", outcome.story());
 }
@@ -208,7 +208,7 @@ fn a_hot_partition_adds_no_pods_that_cannot_help_it() {
     let outcome = run(&scenario);
     println!("hot partition:\n{}", outcome.story());
     // 800/s in one partition, 800/s in the others: three pods for those, and one for the hot one.
-    assert!(outcome.samples.last().unwrap().asked_for <= 6, "{}", outcome.story());
+    assert!(outcome.samples.last().unwrap().desired <= 6, "{}", outcome.story());
 }
 
 /// Knobs that may move, and a handler with a cost for each call.
@@ -227,7 +227,7 @@ fn freed_knobs_do_the_work_of_pods_and_then_stay() {
     println!("freed knobs:\n{}", outcome.story());
     let last = outcome.samples.last().unwrap();
     assert!(last.knobs.concurrency >= 4 && last.behind < 2.0, "{}", outcome.story());
-    assert!(last.asked_for <= 2, "{}", outcome.story());
+    assert!(last.desired <= 2, "{}", outcome.story());
     assert_eq!(
         outcome.changes.iter().filter(|c| c.at > 8 * MINUTE).count(),
         0,
@@ -248,9 +248,51 @@ fn concurrency_that_gains_nothing_is_taken_back() {
     println!("a downstream that gains nothing:\n{}", outcome.story());
     let last = outcome.samples.last().unwrap();
     assert_eq!(last.knobs.concurrency, 1, "{}", outcome.story());
-    assert!(last.asked_for >= 6 && last.behind < 2.0, "{}", outcome.story());
+    assert!(last.desired >= 6 && last.behind < 2.0, "{}", outcome.story());
     // What was measured while slots waited for each other asks for no pods.
     assert_eq!(pods(&outcome), [(1, 6)], "{}", outcome.story());
+}
+
+#[test]
+fn a_trial_goes_on_over_a_restart_and_is_taken_back_if_it_gains_nothing() {
+    let mut scenario = free(300.0, 1_900.0, 600);
+    scenario.pods.knee = 1.0;
+    let raised = |outcome: &Outcome| {
+        let raise = |c: &&Change| c.knobs.1.concurrency > c.knobs.0.concurrency;
+        outcome.changes.iter().find(raise).unwrap().at
+    };
+    let undisturbed = run(&scenario);
+    for after in [500, 1_000, 3_000, 8_000] {
+        scenario.restarts = vec![raised(&undisturbed) + after];
+        let outcome = run(&scenario);
+        let last = outcome.samples.last().unwrap();
+        assert_eq!(last.knobs.concurrency, 1, "{after} ms:\n{}", outcome.story());
+        assert_eq!(pods(&outcome), [(1, 6)], "{after} ms:\n{}", outcome.story());
+    }
+}
+
+#[test]
+fn while_writes_fail_nothing_is_learnt_of_them_and_then_all_goes_its_way() {
+    for failing in [20_000, 90_000, 200_000] {
+        // Pods: the start time that is learnt is the pods' own.
+        let mut scenario = spike(2 * MINUTE);
+        scenario.spec.drain_within = 600.0;
+        scenario.trace = Trace::constant(300.0).step(2 * MINUTE, 3_600.0);
+        scenario.failing_writes = vec![(2 * MINUTE, 2 * MINUTE + failing)];
+        let outcome = run(&scenario);
+        assert_eq!(pods(&outcome), [(1, 12)], "{failing} ms:\n{}", outcome.story());
+        let start = outcome.memory.start_seconds.unwrap();
+        assert!((2.0..=5.0).contains(&start), "{failing} ms: {start} s");
+
+        // Knobs: a trial begins when it is written, also one that is taken back.
+        let mut scenario = free(300.0, 1_900.0, 900);
+        scenario.pods.knee = 1.0;
+        scenario.failing_writes = vec![(2 * MINUTE, 2 * MINUTE + failing)];
+        let outcome = run(&scenario);
+        let last = outcome.samples.last().unwrap();
+        assert_eq!(last.knobs.concurrency, 1, "{failing} ms:\n{}", outcome.story());
+        assert!(last.desired >= 6 && last.behind < 2.0, "{failing} ms:\n{}", outcome.story());
+    }
 }
 
 #[test]
@@ -261,11 +303,7 @@ fn knobs_that_never_arrive_hold_no_pods_back() {
             PodModel { ordering, per_batch: 0.0, knobs_arrive: i64::MAX / 4, ..scenario.pods };
         scenario.spec.ordering = ordering;
         let outcome = run(&scenario);
-        assert!(
-            outcome.at(3 * MINUTE).unwrap().asked_for >= 12,
-            "{ordering:?}\n{}",
-            outcome.story()
-        );
+        assert!(outcome.at(3 * MINUTE).unwrap().desired >= 12, "{ordering:?}\n{}", outcome.story());
     }
 }
 

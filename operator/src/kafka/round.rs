@@ -258,10 +258,7 @@ pub fn view(
         }
     }
     let ends: i64 = partitions.iter().filter_map(|p| p.end).sum();
-    let has_lag = partitions.iter().any(|p| match p.committed {
-        Committed::None => p.start.is_none() || p.start != p.end,
-        _ => p.lag() != Some(0),
-    });
+    let has_lag = partitions.iter().any(|p| p.lag() != Some(0));
     let is_expired = |p: &&Partition| matches!((p.committed, p.start), (Committed::At(offset), Some(start)) if offset < start);
     group.expired = partitions
         .iter()

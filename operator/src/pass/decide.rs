@@ -1,13 +1,13 @@
 //! Asks the planner: a consumer's bounds, what is there of it and what was read → the planner's decision, whole.
 
-use jiff::Timestamp;
 use sluice_crds::{
     kafkaconsumer::status::PlannerMemory,
     tuning::{Knobs, Tuning},
 };
-use sluice_planner::{Decision, History, Observed, Reason};
+use sluice_planner::{Decision, Observed, Reason, snapshot::Millis};
+use tokio::time::Instant;
 
-use super::Situation;
+use super::{Moment, Situation, memory::Memory};
 
 /// What the planner decided.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,25 +26,43 @@ impl Planned {
 }
 
 /// Asks the planner, where a snapshot is there.
-pub fn decide(
-    situation: &Situation,
-    history: &mut Option<History>,
-    now: Timestamp,
-) -> Option<Planned> {
+pub fn decide(situation: &Situation, memory: &mut Memory, now: Moment) -> Option<Planned> {
     let snapshot = situation.reading.snapshot.as_deref()?;
-    let (consumer, children) = (situation.consumer, situation.children);
-    let status = children.status();
-    let history = history
-        .get_or_insert_with(|| status.memory.as_ref().map(History::restore).unwrap_or_default());
-    let observed = Observed {
+    let observed = observed(situation, memory, now);
+    let status = situation.children.status();
+    let learnt = memory.learnt.get_or_insert_with(|| {
+        status.memory.as_ref().map(sluice_planner::Memory::restore).unwrap_or_default()
+    });
+    let decision = sluice_planner::plan(
+        &situation.consumer.plan,
+        &mut memory.readings,
+        learnt,
+        &observed,
+        snapshot,
+        now.time.as_millisecond(),
+    );
+    Some(Planned { decision, memory: learnt.kept() })
+}
+
+/// What is there, and when this operator wrote it. Of what somebody else wrote the planner learns
+/// nothing.
+fn observed(situation: &Situation, memory: &Memory, now: Moment) -> Observed {
+    let (children, written) = (situation.children, &memory.written);
+    let since = |at: Instant| -> Millis {
+        now.time.as_millisecond() - now.instant.duration_since(at).as_millis() as Millis
+    };
+    let desired = children.desired();
+    Observed {
         // Before there is a Deployment nothing is desired: the planner then says how many pods to begin with.
-        asked_for: children.desired().unwrap_or(0).max(0) as u32,
+        desired: desired.unwrap_or(0).max(0) as u32,
+        desired_since: written
+            .replicas
+            .filter(|(replicas, _)| Some(*replicas) == desired)
+            .map(|(_, at)| since(at)),
         ready: children.ready().max(0) as u32,
         tuning: current_knobs(situation),
-    };
-    let decision =
-        sluice_planner::plan(&consumer.plan, history, &observed, snapshot, now.as_millisecond());
-    Some(Planned { decision, memory: history.memory() })
+        tuning_at: written.knobs_at.map(since),
+    }
 }
 
 /// The knobs in the ConfigMap; where it is gone, those in status; else the first.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use sluice_crds::{config::KafkaConfig, kafkaconsumer::kafka::GroupProtocol, member::MemberSuffix};
-use sluice_planner::History;
+use sluice_planner::Readings;
 use tokio::time::Instant;
 
 use crate::{
@@ -26,8 +26,10 @@ pub struct Memory {
     pub followed: Option<Followed>,
     /// Who was in the group when its members were last read: that is not done on every reading.
     pub members: Option<Members>,
-    /// What the planner keeps.
-    pub history: Option<History>,
+    /// What was read over the last minutes, as the planner keeps it.
+    pub readings: Readings,
+    /// What the planner learnt; `None` until it is restored from the status.
+    pub learnt: Option<sluice_planner::Memory>,
     /// Its static configurations.
     pub configs: configs::Known,
     /// What is remembered of a status that could not be written.
@@ -98,7 +100,7 @@ impl Memory {
             return Arc::clone(&followed.group);
         }
         // What was learnt of other topics, or of another group, says nothing of these.
-        self.history = None;
+        (self.readings, self.learnt) = (Readings::default(), None);
         self.members = None;
         let group = kafka.follow(&what, bell());
         self.followed = Some(Followed { what, group: Arc::clone(&group) });

@@ -177,7 +177,7 @@ async fn steps(
     memory.see_members(&reading, &id.member_suffix(), now.instant);
     let situation = Situation { consumer: &valid, children: &children, reading: &reading };
 
-    let planned = decide::decide(&situation, &mut memory.history, now.time);
+    let planned = decide::decide(&situation, memory, now);
     let wanted = target::wanted(&situation, planned.as_ref());
     let conflict = conflict(&situation, context, memory.members.as_ref());
     let gate = settle::settle(&situation, wanted, conflict, &*group).await;

@@ -185,7 +185,9 @@ mod tests {
         cluster::children::Children,
         kafka::port::Reading,
         pass::{
+            Moment,
             decide::decide,
+            memory::Memory,
             validate::tests::{good, with},
         },
     };
@@ -214,7 +216,9 @@ mod tests {
         let reading = Reading { snapshot: Some(Arc::new(snapshot())), ..Reading::default() };
         let consumer = good(changes);
         let situation = Situation { consumer: &consumer, children: &children, reading: &reading };
-        let planned = decide(&situation, &mut None, jiff::Timestamp::UNIX_EPOCH);
+        let now =
+            Moment { time: jiff::Timestamp::UNIX_EPOCH, instant: tokio::time::Instant::now() };
+        let planned = decide(&situation, &mut Memory::default(), now);
         let gate = Gate { protocol: None, opening: Opening::Open, events: Vec::new() };
         Target::of(&situation, planned.as_ref(), &gate)
     }

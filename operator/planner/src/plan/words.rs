@@ -11,7 +11,7 @@ impl Situation<'_> {
         numbers: &Numbers,
         measured: bool,
     ) -> String {
-        let (asked, seen) = (self.observed.asked_for, self.seen);
+        let (asked, seen) = (self.observed.desired, self.seen);
         let of_partitions = match self.partitions {
             1 => "1 partition".to_owned(),
             n => format!("{n} partitions"),

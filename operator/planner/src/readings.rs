@@ -1,12 +1,13 @@
-//! What was read over the last minutes, and what follows from it: rates, lag, seconds behind. Memory only.
+//! What was read over the last minutes, and what follows from it: rates, lag, seconds behind.
+//!
+//! Observations alone: nothing that was decided is kept here ([`crate::memory`] has what was
+//! learnt).
 
 use std::{cmp::Ordering, collections::VecDeque};
 
 use crate::{
-    capacity::Capacity,
     jump::Jump,
     snapshot::{Committed, Millis, Partition, Snapshot, TopicPartition},
-    window::Window,
 };
 
 /// How long readings are kept.
@@ -22,34 +23,18 @@ pub const STALE: Millis = 10_000;
 /// Ends that were read within this time are of one moment.
 const TOGETHER: Millis = 1_500;
 
-/// What the planner keeps of a consumer between passes.
+/// What was read of a consumer's topics and group over the last minutes.
 #[derive(Clone, Debug, Default)]
-pub struct History {
+pub struct Readings {
     /// The partitions of the newest snapshot, sorted, and what is kept of each.
     ids: Vec<TopicPartition>,
     tracks: Vec<Track>,
+    /// When the newest snapshot was read.
+    newest: Option<Millis>,
     /// Moments and sums over all partitions, of snapshots in which all was known.
     totals: VecDeque<Total>,
     /// Jumps of the arrivals.
     pub(crate) jump: Jump,
-    /// What a pod can do.
-    pub(crate) capacity: Capacity,
-    /// The counts that the arrivals needed.
-    pub(crate) window: Window,
-    /// Pods chosen for a backlog, kept until it is gone.
-    pub(crate) for_backlog: Option<u32>,
-    /// How many pods were last asked for, and when, while they have not all joined.
-    pub(crate) waiting: Option<(u32, Millis)>,
-    /// The knobs that all pods were last known to run with.
-    pub(crate) in_force: Option<sluice_crds::tuning::Knobs>,
-    /// Seconds from asking for pods to their being ready.
-    pub(crate) start_seconds: Option<f64>,
-    /// When knobs were last changed.
-    pub(crate) knobs_at: Option<Millis>,
-    /// Capacity of a pod before the last change of concurrency, and the concurrency then.
-    pub(crate) tried: Option<Tried>,
-    /// Since when pods and members do not agree with what was asked for.
-    pub(crate) unsettled_since: Option<Millis>,
 }
 
 /// Sums over all partitions at a moment.
@@ -73,45 +58,13 @@ struct Track {
     reported: (i64, Millis),
 }
 
-/// A change of concurrency whose gain is to be seen.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Tried {
-    pub(crate) from: u32,
-    /// What the fullest pod could do before, and how many partitions it had.
-    pub(crate) capacity: f64,
-    pub(crate) each: u32,
-    pub(crate) slot_rate: f64,
-    pub(crate) at: Millis,
-    /// It gained nothing and was taken back.
-    pub(crate) failed: bool,
-}
-
-impl History {
-    /// What was kept over a restart.
-    pub fn restore(memory: &sluice_crds::kafkaconsumer::status::PlannerMemory) -> Self {
-        Self {
-            capacity: Capacity::restore(memory.slot_rate),
-            start_seconds: memory.start_seconds,
-            ..Self::default()
+impl Readings {
+    /// Takes a snapshot; whether it is a new one. Taking the same one twice changes nothing.
+    pub(crate) fn record(&mut self, snapshot: &Snapshot) -> bool {
+        if self.newest.is_some_and(|newest| newest >= snapshot.at) {
+            return false;
         }
-    }
-
-    /// What is worth keeping over a restart: measured rates, rounded, so that noise is not written.
-    pub fn memory(&self) -> sluice_crds::kafkaconsumer::status::PlannerMemory {
-        let (slot_rate, slot_rate_revision) = self.capacity.remembered();
-        sluice_crds::kafkaconsumer::status::PlannerMemory {
-            slot_rate,
-            slot_rate_revision,
-            start_seconds: self.start_seconds.map(f64::round),
-            ..Default::default()
-        }
-    }
-
-    /// Takes a snapshot. Taking the same one twice changes nothing.
-    pub fn record(&mut self, snapshot: &Snapshot) {
-        if self.totals.back().is_some_and(|last| last.at >= snapshot.at) {
-            return;
-        }
+        self.newest = Some(snapshot.at);
         let mut total = Some((0, 0));
         if self.follow(snapshot) {
             // Sums before and after are of different partitions.
@@ -137,7 +90,7 @@ impl History {
                 self.arrivals_before_newest(10_000),
             );
         }
-        self.capacity.record(snapshot);
+        true
     }
 
     /// Makes the tracks those of the snapshot's partitions, in its order; whether others are there
@@ -246,7 +199,7 @@ impl History {
     pub fn behind(&self, snapshot: &Snapshot, now: Millis) -> Option<f64> {
         let mut most = 0.0_f64;
         for (partition, track) in self.tracks_of(snapshot) {
-            if lag(partition)? > 0 {
+            if partition.lag()? > 0 {
                 most = most.max(track?.behind(partition, now)?);
             }
         }
@@ -264,13 +217,6 @@ impl History {
     /// Whether nothing arrived in the newest interval.
     pub fn is_quiet(&self) -> bool {
         self.newest_interval() == Some(0.0)
-    }
-}
-/// Records of a partition that are not done; a partition without committed offset counts from the log's start.
-pub fn lag(partition: &Partition) -> Option<i64> {
-    match partition.committed {
-        Committed::None => Some((partition.end? - partition.start?).max(0)),
-        _ => partition.lag(),
     }
 }
 
@@ -370,7 +316,7 @@ impl Track {
         };
         let report = partition.report.as_ref();
         let progress = (committed, report.map_or(0, |r| r.epoch), report.map_or(0, |r| r.handled));
-        if self.progress != progress || lag(partition) == Some(0) {
+        if self.progress != progress || partition.lag() == Some(0) {
             (self.progress, self.moved) = (progress, at);
         }
         if let Some(report) = report
