@@ -6,7 +6,10 @@
 
 use std::{fs, path::Path};
 
-use sluice_crds::{KafkaConsumer, kafkaconsumer};
+use sluice_crds::{
+    KafkaConsumer,
+    kafkaconsumer::{self, handler::Handler},
+};
 
 const MINIMAL: &str = "
 apiVersion: sluice.dev/v1alpha1
@@ -97,6 +100,23 @@ fn what_is_left_out_is_not_sent_as_null() {
     let text = serde_json::to_string(&parse(MINIMAL).unwrap()).unwrap();
     assert!(!text.contains("null"), "{text}");
     assert_eq!(serde_json::to_string(&sluice_crds::KafkaConsumerStatus::default()).unwrap(), "{}");
+}
+
+#[test]
+fn each_handler_has_a_kind_and_is_one_of_those_of_which_one_is_asked_for() {
+    let schema = schemars::schema_for!(Handler);
+    let fields = schema.get("properties").unwrap().as_object().unwrap();
+    let names: Vec<&str> = fields.keys().map(String::as_str).collect();
+    let mut known = Handler::NAMES;
+    known.sort_unstable();
+    assert_eq!(names, known, "Handler::NAMES");
+    let rules = schema.get("x-kubernetes-validations").unwrap().to_string();
+    for name in names {
+        assert!(
+            rules.contains(&format!("has(self.{name})")),
+            "the rule leaves out {name}: {rules}"
+        );
+    }
 }
 
 #[test]

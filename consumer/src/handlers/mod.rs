@@ -8,7 +8,10 @@ pub mod log;
 
 use std::sync::Arc;
 
-use sluice_crds::{config::ConsumerConfig, kafkaconsumer::handler::Handler as Choice};
+use sluice_crds::{
+    config::ConsumerConfig,
+    kafkaconsumer::handler::{Handler as Handlers, HandlerKind},
+};
 
 use crate::Handler;
 
@@ -24,9 +27,11 @@ pub enum Error {
          your own consumer, built on the library (examples/custom-handler)"
     )]
     Custom,
-    /// The configuration asks for nothing that this binary knows.
+    /// The configuration asks for nothing that this binary knows, or for two handlers at once.
     #[error(
-        "the configuration names no handler of this consumer (http, log): a handler that came later needs a newer image"
+        "the configuration does not name exactly one of this consumer's handlers ({}): a handler \
+         that came later needs a newer image",
+        Handlers::NAMES.join(", ")
     )]
     Unknown,
 }
@@ -36,13 +41,12 @@ pub enum Error {
 /// # Errors
 /// When it asks for a custom one, or for something that cannot be made.
 pub fn from_config(config: &ConsumerConfig, pod: &str) -> Result<Arc<dyn Handler>, Error> {
-    match &config.handler {
-        Choice { http: Some(spec), .. } => {
+    match config.handler.kind().ok_or(Error::Unknown)? {
+        HandlerKind::Http(spec) => {
             Ok(Arc::new(http::HttpHandler::new(spec, &config.kafka.group_id)?))
         }
-        Choice { log: Some(spec), .. } => Ok(Arc::new(log::LogHandler::new(spec, pod))),
-        Choice { custom: Some(_), .. } => Err(Error::Custom),
-        Choice { .. } => Err(Error::Unknown),
+        HandlerKind::Log(spec) => Ok(Arc::new(log::LogHandler::new(spec, pod))),
+        HandlerKind::Custom(_) => Err(Error::Custom),
     }
 }
 

@@ -28,6 +28,35 @@ pub struct Handler {
     pub custom: Option<CustomHandler>,
 }
 
+/// The one handler that a [`Handler`] asks for. A match on it is exhaustive: a handler that is added
+/// does not compile until everything that runs handlers says what it does with it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum HandlerKind<'a> {
+    /// `http`.
+    Http(&'a HttpHandler),
+    /// `log`.
+    Log(&'a LogHandler),
+    /// `custom`.
+    Custom(&'a CustomHandler),
+}
+
+impl Handler {
+    /// The handlers that there are, as the spec names them.
+    pub const NAMES: [&'static str; 3] = ["http", "log", "custom"];
+
+    /// The one that is asked for; `None` where it is none (a newer one, perhaps) or more than one.
+    pub fn kind(&self) -> Option<HandlerKind<'_>> {
+        // All fields are named, so that a new one does not compile until it has a kind.
+        let Self { http, log, custom } = self;
+        match (http, log, custom) {
+            (Some(http), None, None) => Some(HandlerKind::Http(http)),
+            (None, Some(log), None) => Some(HandlerKind::Log(log)),
+            (None, None, Some(custom)) => Some(HandlerKind::Custom(custom)),
+            _ => None,
+        }
+    }
+}
+
 /// Posts the records to a service.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -89,10 +89,12 @@ fn pod(v: &Validated, config_hash: &str) -> core::PodSpec {
         automount_service_account_token,
         priority_class_name,
         termination_grace_period_seconds,
-        // The template's metadata, `volumes`, `container`, `env` and `mounts` have these.
+        // The template's metadata has these,
         labels: _,
         annotations: _,
+        // `volumes` this one,
         volumes: _,
+        // and `container`, which names all of its own, these.
         image: _,
         image_pull_policy: _,
         args: _,
@@ -121,21 +123,46 @@ fn pod(v: &Validated, config_hash: &str) -> core::PodSpec {
 }
 
 fn container(v: &Validated) -> core::Container {
-    let pod = &v.pod;
+    // All fields are named, so that a new one does not compile until it is used.
+    let Pod {
+        image_pull_policy,
+        args,
+        env_from,
+        resources,
+        container_security_context,
+        // `Validated` has the image that is meant, `env` and `mounts` put ours before theirs.
+        image: _,
+        env: _,
+        volume_mounts: _,
+        // The template's metadata, `volumes` and `pod` have these.
+        labels: _,
+        annotations: _,
+        volumes: _,
+        image_pull_secrets: _,
+        node_selector: _,
+        tolerations: _,
+        affinity: _,
+        topology_spread_constraints: _,
+        security_context: _,
+        service_account_name: _,
+        automount_service_account_token: _,
+        priority_class_name: _,
+        termination_grace_period_seconds: _,
+    } = &v.pod;
     core::Container {
         name: labels::CONTAINER.to_owned(),
         image: Some(v.image.clone()),
-        image_pull_policy: pod.image_pull_policy.map(|policy| policy.as_str().to_owned()),
-        args: some(&pod.args),
+        image_pull_policy: image_pull_policy.map(|policy| policy.as_str().to_owned()),
+        args: some(args),
         env: Some(env(v)),
-        env_from: some(&pod.env_from),
+        env_from: some(env_from),
         ports: Some(vec![core::ContainerPort {
             name: Some("health".to_owned()),
             container_port: i32::from(labels::HEALTH_PORT),
             protocol: Some("TCP".to_owned()),
             ..core::ContainerPort::default()
         }]),
-        resources: Some(pod.resources.clone().unwrap_or_else(|| core::ResourceRequirements {
+        resources: Some(resources.clone().unwrap_or_else(|| core::ResourceRequirements {
             requests: Some(BTreeMap::from([
                 ("cpu".to_owned(), Quantity("50m".to_owned())),
                 ("memory".to_owned(), Quantity("64Mi".to_owned())),
@@ -145,7 +172,7 @@ fn container(v: &Validated) -> core::Container {
         liveness_probe: Some(probe("/livez", 10, 6)),
         // Pods are counted when they have joined their group: a second matters when a spike has come.
         readiness_probe: Some(probe("/readyz", 1, 3)),
-        security_context: Some(security::container(pod.container_security_context.clone())),
+        security_context: Some(security::container(container_security_context.clone())),
         volume_mounts: Some(mounts(v)),
         // The last lines of a pod that ended are what `Ready` says of it.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
