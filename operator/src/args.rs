@@ -43,8 +43,9 @@ pub struct Args {
     #[arg(long, env = "SLUICE_LISTEN", default_value_t = listen::everywhere(8080))]
     pub listen: SocketAddr,
 
-    /// How many consumers are reconciled at once, in each watched namespace (or in all of them together).
-    #[arg(long, env = "SLUICE_CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    /// How many consumers are reconciled at once, in each watched namespace (or in all of them together); one namespace has
+    /// at most half of them.
+    #[arg(long, env = "SLUICE_CONCURRENCY", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub concurrency: u16,
 
     /// Brokers that may be connected to: host names (`example.com`, `.example.com`) and networks (`10.0.0.0/8`), separated

@@ -2,8 +2,7 @@
 //! read (a pass makes no read of its own in a steady state) and asks for a pass when something changed.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    convert::Infallible,
+    collections::{BTreeMap, HashMap},
     fmt::Debug,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -21,7 +20,6 @@ use kube::{
     core::DeserializeGuard,
     runtime::{
         WatchStreamExt,
-        controller::{ReconcileReason, ReconcileRequest},
         reflector::{self, ObjectRef, Store},
         watcher::{self, watcher},
     },
@@ -35,7 +33,20 @@ use crate::metrics::Metrics;
 /// A consumer as it is watched: one that cannot be read does not stop the others.
 pub type Guarded = DeserializeGuard<KafkaConsumer>;
 /// A request for a pass.
-pub type Request = Result<ReconcileRequest<Guarded>, Infallible>;
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Over which consumer.
+    pub consumer: ObjectRef<Guarded>,
+    /// Something of it is gone.
+    pub gone: bool,
+}
+
+impl Request {
+    fn of(consumer: ObjectRef<Guarded>) -> Self {
+        Self { consumer, gone: false }
+    }
+}
+
 /// Asks for passes from outside the watches.
 pub type Wake = mpsc::UnboundedSender<ObjectRef<Guarded>>;
 
@@ -101,7 +112,7 @@ pub fn scope(
         requests(b, metrics, deployment_events.reflect(deployment_writer), owner),
         requests(c, metrics, config_map_events.reflect(config_map_writer), owner),
         requests(d, metrics, pod_events.modify(slim).inspect(see), owner),
-        woken.map(|object| Ok(request(object, "a new reading"))).boxed(),
+        woken.map(Request::of).boxed(),
     ]);
     Scope {
         stores: Stores { consumers, deployments, config_maps, pods, watches },
@@ -161,8 +172,7 @@ where
                 metrics.watch_error(watch.kind());
                 Vec::new()
             };
-            let kind = watch.kind();
-            futures::stream::iter(consumers.into_iter().map(move |c| Ok(request(c, kind))))
+            futures::stream::iter(consumers)
         })
         .flatten()
         .boxed()
@@ -180,7 +190,7 @@ struct Touched<K: Resource<DynamicType = ()>> {
 }
 
 impl<K: Resource<DynamicType = ()> + Clone> Touched<K> {
-    fn by(&mut self, event: &watcher::Event<K>) -> Vec<ObjectRef<Guarded>> {
+    fn by(&mut self, event: &watcher::Event<K>) -> Vec<Request> {
         match event {
             watcher::Event::Init => {
                 self.next.clear();
@@ -194,9 +204,14 @@ impl<K: Resource<DynamicType = ()> + Clone> Touched<K> {
             }
             watcher::Event::InitDone => {
                 let before = std::mem::replace(&mut self.now, std::mem::take(&mut self.next));
-                let all: HashSet<_> =
-                    before.into_values().chain(self.now.values().cloned()).collect();
-                all.into_iter().collect()
+                let mut all: HashMap<_, bool> = HashMap::new();
+                for (object, owner) in before {
+                    *all.entry(owner).or_default() |= !self.now.contains_key(&object);
+                }
+                for owner in self.now.values() {
+                    all.entry(owner.clone()).or_default();
+                }
+                all.into_iter().map(|(consumer, gone)| Request { consumer, gone }).collect()
             }
             watcher::Event::Apply(object) => {
                 let owner = (self.owner)(object);
@@ -207,18 +222,16 @@ impl<K: Resource<DynamicType = ()> + Clone> Touched<K> {
                 };
                 // An object that another consumer has now is missed by the one that had it.
                 let before = before.filter(|before| owner.as_ref() != Some(before));
-                before.into_iter().chain(owner).collect()
+                let before = before.map(|consumer| Request { consumer, gone: true });
+                before.into_iter().chain(owner.map(Request::of)).collect()
             }
             watcher::Event::Delete(object) => {
                 let before = self.now.remove(&ObjectRef::from_obj(object));
-                before.or_else(|| (self.owner)(object)).into_iter().collect()
+                let consumer = before.or_else(|| (self.owner)(object));
+                consumer.map(|consumer| Request { consumer, gone: true }).into_iter().collect()
             }
         }
     }
-}
-
-fn request(object: ObjectRef<Guarded>, why: &str) -> ReconcileRequest<Guarded> {
-    ReconcileRequest { obj_ref: object, reason: ReconcileReason::Custom { reason: why.to_owned() } }
 }
 
 /// The consumer that a child belongs to: all children carry its name as a label.

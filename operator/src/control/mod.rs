@@ -3,3 +3,4 @@
 pub mod health;
 pub mod queue;
 pub mod run;
+pub mod schedule;

@@ -12,20 +12,14 @@ use std::{
 
 use futures::{
     StreamExt,
-    stream::{self, BoxStream},
+    stream::{BoxStream, FuturesUnordered},
 };
-use kube::{
-    Resource,
-    core::error_boundary::InvalidObject,
-    runtime::{
-        controller::{self, Action, applier},
-        reflector::ObjectRef,
-    },
-};
+use kube::{Resource, core::error_boundary::InvalidObject, runtime::reflector::ObjectRef};
 use sluice_crds::{KafkaConsumer, conditions::reason};
 use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+use super::schedule::{Key, Schedule};
 use crate::{
     cluster::{
         events::Happening,
@@ -36,21 +30,21 @@ use crate::{
         self, Moment, backoff,
         claims::Claim,
         context::{Context, Shared},
-        memory::{Memory, Waiting},
+        memory::{Memory, Tried, Waiting},
         validate::{self, Rules},
     },
 };
 
 /// A pass that takes longer is cut off and tried again: the client repeats requests by itself for minutes.
 const PASS: Duration = Duration::from_secs(60);
-/// Requests within this time are one.
+/// Requests within this time of the first are one.
 const DEBOUNCE: Duration = Duration::from_millis(20);
 
 /// The consumers of one scope, whose passes are run.
 struct Passes {
     /// What a pass is given.
     context: Context,
-    kept: Mutex<HashMap<ObjectRef<Guarded>, Arc<Kept>>>,
+    kept: Mutex<HashMap<Key, Arc<Kept>>>,
 }
 
 /// What is kept of one consumer.
@@ -58,7 +52,7 @@ struct Passes {
 struct Kept {
     uid: String,
     waiting: Mutex<Waiting>,
-    /// A pass holds it: the applier never runs two passes of one consumer at once, and one that was cut off lets go.
+    /// A pass holds it: the schedule never runs two passes of one consumer at once, and one that was cut off lets go.
     memory: AsyncMutex<Memory>,
     /// Whether the object cannot be read.
     unreadable: AtomicBool,
@@ -88,15 +82,6 @@ impl Error {
     }
 }
 
-/// A failure, and how long its consumer waits.
-#[derive(Debug, thiserror::Error)]
-#[error("{error} (tried again in {} s)", after.as_secs())]
-struct Failed {
-    #[source]
-    error: Error,
-    after: Duration,
-}
-
 /// Runs all scopes until `stop`; passes that run then are finished.
 pub async fn run(
     shared: &Arc<Shared>,
@@ -114,19 +99,19 @@ pub async fn run(
             AbortOnDropHandle::new(tokio::spawn(work))
         })
         .collect();
-    let (mut all, mut streams) = (Vec::new(), Vec::new());
+    let mut all = Vec::new();
+    let mut running = FuturesUnordered::new();
     for (scope, gate) in scopes.into_iter().zip(gates) {
         let Scope { stores, requests, wake } = scope;
         let context = Context { shared: Arc::clone(shared), stores, wake };
         let passes = Arc::new(Passes { context, kept: Mutex::default() });
         all.push(Arc::clone(&passes));
-        streams.push(scope_passes(passes, requests, concurrency, gate.open, &stop).boxed());
+        running.push(run_scope(passes, requests, concurrency, gate.open, stop.clone()));
     }
-    let mut passes = stream::select_all(streams);
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
-            pass = passes.next() => if pass.is_none() { break },
+            ended = running.next() => if ended.is_none() { break },
             _ = tick.tick() => {
                 shared.health.tick();
                 let (waiting, unreadable): (Vec<_>, Vec<_>) = all.iter().map(|p| p.objects()).unzip();
@@ -185,54 +170,55 @@ async fn open(shared: Arc<Shared>, stores: Stores, gate: Gate, all: Vec<Gate>) {
     gate.open.cancel();
 }
 
-fn scope_passes(
+/// Runs the passes of one scope, when they are due and as slots are free, until `stop`; passes that run then are finished.
+async fn run_scope(
     passes: Arc<Passes>,
-    requests: BoxStream<'static, Request>,
+    mut requests: BoxStream<'static, Request>,
     concurrency: u16,
     open: CancellationToken,
-    stop: &CancellationToken,
-) -> impl stream::Stream<Item = ()> + Send + use<> {
-    let store = passes.context.stores.consumers.clone();
-    let found = Arc::clone(&passes);
-    let config = controller::Config::default().concurrency(concurrency).debounce(DEBOUNCE);
-    // Passes that wait for the gate have not begun: there is nothing to finish.
-    let never_opened = {
-        let (open, stop) = (open.clone(), stop.clone());
-        async move {
-            stop.cancelled().await;
-            if open.is_cancelled() {
-                std::future::pending::<()>().await;
+    stop: CancellationToken,
+) {
+    let mut schedule = Schedule::new(usize::from(concurrency));
+    let mut running = FuturesUnordered::new();
+    loop {
+        let stopping = stop.is_cancelled();
+        let now = Instant::now();
+        // Until the gate is open what is asked for waits.
+        while open.is_cancelled()
+            && !stopping
+            && let Some(key) = schedule.start(now)
+        {
+            running.push(turn(key, Arc::clone(&passes)));
+        }
+        if stopping && running.is_empty() {
+            return;
+        }
+        let due = schedule.next_due().filter(|_| open.is_cancelled() && !stopping);
+        let next = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
             }
+        };
+        tokio::select! {
+            Some((key, again)) = running.next() => {
+                schedule.ended(key, again.map(|after| Instant::now() + after));
+            }
+            // The watches fill the stores as they are read: also before the gate is open.
+            Some(request) = requests.next(), if !stopping => {
+                if request.gone {
+                    passes.forgive(&request.consumer);
+                }
+                schedule.request(request.consumer, Instant::now() + DEBOUNCE);
+            }
+            () = next => {}
+            () = open.cancelled(), if !open.is_cancelled() => {}
+            () = stop.cancelled(), if !stopping => {}
         }
-    };
-    applier(
-        move |object, passes| {
-            let open = open.clone();
-            Box::pin(async move {
-                open.cancelled().await;
-                turn(object, passes).await
-            })
-        },
-        |_, failed: &Failed, _| Action::requeue(failed.after),
-        passes,
-        store,
-        requests.take_until(stop.clone().cancelled_owned()),
-        config,
-    )
-    .take_until(never_opened)
-    .map(move |ended| match ended {
-        Ok(_) => {}
-        Err(controller::Error::ObjectNotFound(object)) => {
-            found.forget(&ObjectRef::new(&object.name).within(object.namespace.as_deref().unwrap_or_default()));
-        }
-        Err(controller::Error::ReconcilerFailed(failed, object)) => {
-            tracing::warn!(consumer = %Short(&object.namespace, &object.name), error = %failed, "a pass failed");
-        }
-        Err(error) => tracing::warn!(%error, "the controller's queue"),
-    })
+    }
 }
 
-fn identity(key: &ObjectRef<Guarded>, uid: &str) -> Identity {
+fn identity(key: &Key, uid: &str) -> Identity {
     Identity {
         namespace: key.namespace.clone().unwrap_or_default(),
         name: key.name.clone(),
@@ -249,36 +235,42 @@ impl std::fmt::Display for Short<'_> {
     }
 }
 
-/// One consumer's turn: not while it waits after a failure, not longer than allowed, and counted.
-async fn turn(object: Arc<Guarded>, passes: Arc<Passes>) -> Result<Action, Failed> {
+/// One consumer's turn: not while it waits after a failure, not longer than allowed, and counted. Answers when it is due
+/// again though nothing asks for it.
+async fn turn(key: Key, passes: Arc<Passes>) -> (Key, Option<Duration>) {
+    let Some(object) = passes.context.stores.consumers.get(&key) else {
+        passes.forget(&key);
+        return (key, None);
+    };
     let kept = passes.kept(&object);
-    let now = Instant::now();
-    let generation = object.meta().generation;
-    if let Some(rest) = kept.rest(generation, now) {
-        return Ok(Action::requeue(rest));
+    let tried = Tried::of(&*object);
+    if let Some(rest) = kept.rest(tried, Instant::now()) {
+        return (key, Some(rest));
     }
     kept.unreadable.store(object.0.is_err(), Ordering::Relaxed);
     let consumer = match &object.0 {
         Ok(consumer) => Arc::new(consumer.clone()),
         Err(invalid) => {
             passes.unreadable(&object, invalid, &kept).await;
-            return Ok(Action::await_change());
+            return (key, None);
         }
     };
     let began = Instant::now();
     let ended = pass(&consumer, &passes, &kept).await;
     let metrics = &passes.context.shared.metrics;
     match ended {
-        Ok(action) => {
+        Ok(again) => {
             metrics.pass("ok", began.elapsed());
             kept.recovered();
-            Ok(action)
+            (key, again)
         }
         Err(error) => {
             metrics.pass("error", began.elapsed());
             metrics.error(error.reason());
-            let after = kept.failed(generation, Instant::now());
-            Err(Failed { error, after })
+            let after = kept.failed(tried, Instant::now());
+            let (consumer, again) = (Short(&key.namespace, &key.name), after.as_secs());
+            tracing::warn!(%consumer, %error, "a pass failed; it is tried again in {again} s");
+            (key, Some(after))
         }
     }
 }
@@ -288,7 +280,7 @@ async fn pass(
     consumer: &Arc<KafkaConsumer>,
     passes: &Arc<Passes>,
     kept: &Arc<Kept>,
-) -> Result<Action, Error> {
+) -> Result<Option<Duration>, Error> {
     let (consumer, passes, kept) = (Arc::clone(consumer), Arc::clone(passes), Arc::clone(kept));
     let task = AbortOnDropHandle::new(tokio::spawn(async move {
         let mut memory = kept.memory.lock().await;
@@ -320,17 +312,24 @@ impl Passes {
     }
 
     /// Drops what is kept of a consumer that is gone: its subscription, its claim to a group, its numbers.
-    fn forget(&self, key: &ObjectRef<Guarded>) {
+    fn forget(&self, key: &Key) {
         let old = self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
         if let Some(old) = old {
             self.drop_kept(key, &old.uid);
         }
     }
 
-    fn drop_kept(&self, key: &ObjectRef<Guarded>, uid: &str) {
+    fn drop_kept(&self, key: &Key, uid: &str) {
         self.context.shared.groups.release(uid);
         self.context.shared.metrics.forget(&identity(key, uid));
         tracing::info!(consumer = %Short(&key.namespace, &key.name), "gone");
+    }
+
+    /// Something of a consumer is gone, maybe what was in its way: it is tried again at once.
+    fn forgive(&self, key: &Key) {
+        if let Some(kept) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(key) {
+            kept.lock().until = None;
+        }
     }
 
     /// How many consumers wait after a failure, and how many objects cannot be read.
@@ -365,19 +364,19 @@ impl Kept {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long the consumer has to wait still. A spec that was changed is tried at once.
-    fn rest(&self, generation: Option<i64>, now: Instant) -> Option<Duration> {
+    /// How long the consumer has to wait still. One whose spec or annotations were changed is tried at once.
+    fn rest(&self, tried: Tried, now: Instant) -> Option<Duration> {
         let waiting = self.lock();
-        let until = waiting.until.filter(|_| waiting.generation == generation)?;
+        let until = waiting.until.filter(|_| waiting.tried == tried)?;
         Some(until.saturating_duration_since(now)).filter(|rest| !rest.is_zero())
     }
 
-    fn failed(&self, generation: Option<i64>, now: Instant) -> Duration {
+    fn failed(&self, tried: Tried, now: Instant) -> Duration {
         let mut waiting = self.lock();
         waiting.failures = waiting.failures.saturating_add(1);
         let after = backoff::delay(waiting.failures, fastrand::f64());
         waiting.until = Some(now + after);
-        waiting.generation = generation;
+        waiting.tried = tried;
         after
     }
 

@@ -1,8 +1,14 @@
 //! What is kept of a consumer between passes, in memory only.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
+use kube::ResourceExt;
 use sluice_crds::{config::KafkaConfig, kafkaconsumer::kafka::GroupProtocol, member::MemberSuffix};
 use sluice_planner::Readings;
 use tokio::time::Instant;
@@ -115,8 +121,24 @@ pub struct Waiting {
     pub failures: u32,
     /// No pass before this.
     pub until: Option<Instant>,
-    /// The version of the spec that failed: another is tried at once.
-    pub generation: Option<i64>,
+    /// What failed: another is tried at once.
+    pub tried: Tried,
     /// When the first of them was.
     pub since: Option<Timestamp>,
+}
+
+/// What of a consumer a pass depends on: where that is another, what failed before says nothing of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tried {
+    generation: Option<i64>,
+    annotations: u64,
+}
+
+impl Tried {
+    /// Of this object.
+    pub fn of(object: &impl ResourceExt) -> Self {
+        let mut hasher = DefaultHasher::new();
+        object.annotations().hash(&mut hasher);
+        Self { generation: object.meta().generation, annotations: hasher.finish() }
+    }
 }

@@ -16,7 +16,7 @@ pub mod validate;
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use kube::{Resource, ResourceExt, runtime::controller::Action};
+use kube::{Resource, ResourceExt};
 use sluice_crds::{KafkaConsumer, kafkaconsumer::tuning::ApplyOn};
 use tokio::time::Instant;
 
@@ -131,7 +131,7 @@ pub struct Outcome<'a> {
     pub contested: &'a Verdict,
 }
 
-/// One pass.
+/// One pass. Answers when the next one is due though nothing changes; `None` waits for a change.
 ///
 /// # Errors
 /// When the API server does not answer, or does not take what is to be written; then the pass is tried again after a
@@ -141,16 +141,16 @@ pub async fn reconcile(
     context: &Context,
     memory: &mut Memory,
     now: Moment,
-) -> Result<Action, Error> {
+) -> Result<Option<Duration>, Error> {
     // One that is being deleted is left to the garbage collector.
     if consumer.meta().deletion_timestamp.is_some() {
         memory.followed = None;
-        return Ok(Action::await_change());
+        return Ok(None);
     }
     match steps(consumer, context, memory, now).await {
         Err(error) if error.is_gone() => {
             tracing::debug!(consumer = consumer.name_any(), %error, "gone in mid-pass");
-            Ok(Action::requeue(backoff::safety_net(fastrand::f64())))
+            Ok(Some(backoff::safety_net(fastrand::f64())))
         }
         ended => ended,
     }
@@ -161,7 +161,7 @@ async fn steps(
     context: &Context,
     memory: &mut Memory,
     now: Moment,
-) -> Result<Action, Error> {
+) -> Result<Option<Duration>, Error> {
     let id = Identity::of(consumer)?;
     let shared = &context.shared;
     let observer =
@@ -204,7 +204,7 @@ async fn steps(
     let again = report::report(&outcome, context, memory, now).await;
     failed.map_or(Ok(()), Err)?;
     let next = [applied.again, again].into_iter().flatten().min();
-    Ok(Action::requeue(next.unwrap_or_else(|| backoff::safety_net(fastrand::f64()))))
+    Ok(Some(next.unwrap_or_else(|| backoff::safety_net(fastrand::f64()))))
 }
 
 /// Reports why the spec cannot be followed. The objects stay as they are, and no retry would help.
@@ -214,12 +214,12 @@ async fn reject(
     context: &Context,
     memory: &mut Memory,
     now: Moment,
-) -> Result<Action, Error> {
+) -> Result<Option<Duration>, Error> {
     let id = Identity::of(&children.consumer)?;
     // A consumer that cannot be followed has no claim; pods that it may have are members, which others see.
     context.shared.groups.release(&id.uid);
     report::rejected(&id, children, &error.to_string(), context, memory, now).await;
-    Ok(Action::requeue(backoff::safety_net(fastrand::f64())))
+    Ok(Some(backoff::safety_net(fastrand::f64())))
 }
 
 /// Claims the group. Of two consumers the one that runs keeps it, else the older; members of somebody else's are in the way too.

@@ -5,8 +5,10 @@
 
 mod claims;
 mod configs;
+mod fairness;
 mod kafka;
 mod pages;
+mod retries;
 mod safety;
 mod server;
 mod status;

@@ -511,7 +511,10 @@ impl Server {
                         let next = state.log.iter().find_map(|change| {
                             let new = change.version > seen && change.plural == plural;
                             let here = all || change.namespace == namespace;
-                            let event = change.event(selector.as_ref()).filter(|_| new && here)?;
+                            if !new || !here {
+                                return None;
+                            }
+                            let event = change.event(selector.as_ref())?;
                             Some((format!("{event}\n"), change.version))
                         });
                         if let Some(next) = next.filter(|_| !state.held.contains(&plural)) {
