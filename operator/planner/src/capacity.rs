@@ -168,6 +168,11 @@ impl Capacity {
         self.concurrency = f64::from(knobs.concurrency);
     }
 
+    /// Reports that were first read in what is the future now count as read at `at`.
+    pub(crate) fn clock_went_back(&mut self, at: Millis) {
+        self.pods.values_mut().for_each(|pod| pod.seen = pod.seen.min(at));
+    }
+
     /// Goes back to a rate that was measured before knobs that gained nothing: as long as pods
     /// report at `revision`, slots wait for each other, and say nothing of what one can do alone.
     pub(crate) fn reset_to(&mut self, slot_rate: f64, revision: u64) {

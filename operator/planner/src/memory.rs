@@ -90,6 +90,16 @@ impl Memory {
         }
     }
 
+    /// Forgets moments that are in the future now; what was measured stays.
+    pub(crate) fn clock_went_back(&mut self, read_at: Millis, now: Millis) {
+        self.capacity.clock_went_back(read_at);
+        self.window.restart();
+        self.starting = None;
+        self.desired = self.desired.map(|(pods, _)| (pods, now));
+        self.unsettled_since = self.unsettled_since.map(|since| since.min(now));
+        self.trial = self.trial.map(|trial| Trial { at: trial.at.min(now), ..trial });
+    }
+
     /// Seconds since pods were added that are not all ready.
     pub(crate) fn waited(&self, now: Millis) -> f64 {
         self.starting.map_or(0.0, |starting| (now - starting.since) as f64 / 1e3)

@@ -9,7 +9,7 @@ use crate::{
     decision::{Decision, Limit, Numbers, Reason},
     knobs::{self, Pressure},
     memory::Memory,
-    readings::{Readings, STALE},
+    readings::{Readings, STALE, Taken},
     snapshot::{Committed, GroupState, Millis, Snapshot},
     spec::{Observed, Spec},
 };
@@ -43,7 +43,11 @@ pub fn plan(
     snapshot: &Snapshot,
     now: Millis,
 ) -> Decision {
-    if readings.record(snapshot) {
+    let taken = readings.record(snapshot);
+    if taken == Taken::ClockWentBack {
+        memory.clock_went_back(snapshot.at, now);
+    }
+    if taken != Taken::Known {
         memory.capacity.record(snapshot);
     }
     let partitions = snapshot.partitions.len() as u32;

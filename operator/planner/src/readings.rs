@@ -20,8 +20,22 @@ const BLOCKED: Millis = 5_000;
 const STALLED: Millis = 15_000;
 /// A reading older than this is not taken for now: the broker does not answer.
 pub const STALE: Millis = 10_000;
+/// A reading that is older than the newest by more than this was not overtaken: the clock went
+/// back.
+const STEP_BACK: Millis = 5_000;
 /// Ends that were read within this time are of one moment.
 const TOGETHER: Millis = 1_500;
+
+/// How a snapshot was taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It is a new one.
+    New,
+    /// It is known already, or not newer than what is known.
+    Known,
+    /// The reader's clock went back: all that was read before is forgotten.
+    ClockWentBack,
+}
 
 /// What was read of a consumer's topics and group over the last minutes.
 #[derive(Clone, Debug, Default)]
@@ -59,10 +73,17 @@ struct Track {
 }
 
 impl Readings {
-    /// Takes a snapshot; whether it is a new one. Taking the same one twice changes nothing.
-    pub(crate) fn record(&mut self, snapshot: &Snapshot) -> bool {
-        if self.newest.is_some_and(|newest| newest >= snapshot.at) {
-            return false;
+    /// Takes a snapshot. Taking the same one twice changes nothing.
+    pub(crate) fn record(&mut self, snapshot: &Snapshot) -> Taken {
+        let mut taken = Taken::New;
+        match self.newest {
+            Some(newest) if newest - snapshot.at > STEP_BACK => {
+                *self = Self::default();
+                taken = Taken::ClockWentBack;
+            }
+            // The same one again, or the clock has not caught up with a small step back.
+            Some(newest) if newest >= snapshot.at => return Taken::Known,
+            _ => {}
         }
         self.newest = Some(snapshot.at);
         let mut total = Some((0, 0));
@@ -90,7 +111,7 @@ impl Readings {
                 self.arrivals_before_newest(10_000),
             );
         }
-        true
+        taken
     }
 
     /// Makes the tracks those of the snapshot's partitions, in its order; whether others are there

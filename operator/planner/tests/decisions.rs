@@ -305,6 +305,53 @@ fn an_old_reading_is_not_taken_for_now() {
 }
 
 #[test]
+fn a_clock_that_goes_back_begins_the_readings_again_and_removes_no_pod() {
+    for back in [7_000, 60_000, 3_600_000] {
+        let mut feed = Feed::of(12, 6);
+        feed.seconds(100, 158, 0);
+        feed.now -= back;
+        // The load is lower from now on: that counts once it was seen for a whole window.
+        let held: Vec<_> = (0..25).map(|_| feed.second(25, 0)).collect();
+        assert!(held.iter().all(|d| d.replicas == 6), "{back} ms: {held:?}");
+        let arrivals = held[5].numbers.arrivals.unwrap();
+        assert!((arrivals - 300.0).abs() < 1.0, "{back} ms: {arrivals}");
+        let decision = feed.seconds(15, 25, 0);
+        assert_eq!((decision.replicas, decision.reason), (1, Reason::ArrivalsDown), "{back} ms");
+        // Nor does it keep pods from being added.
+        let mut feed = Feed::of(12, 6);
+        feed.seconds(100, 158, 0);
+        feed.now -= back;
+        assert_eq!(feed.seconds(5, 300, 0).replicas, 12, "{back} ms");
+    }
+}
+
+#[test]
+fn a_small_step_of_the_clock_back_is_ignored_until_it_has_caught_up() {
+    let mut feed = Feed::of(12, 6);
+    feed.seconds(100, 158, 0);
+    feed.now -= 3_000;
+    let decided: Vec<_> = (0..60).map(|_| feed.second(158, 0)).collect();
+    assert!(decided.iter().all(|d| d.replicas == 6), "{decided:?}");
+    // What was read before still counts: a whole window lies behind.
+    let arrivals = decided[2].numbers.arrivals.unwrap();
+    assert!((arrivals - 1_896.0).abs() < 1.0, "{arrivals}");
+}
+
+#[test]
+fn no_time_is_learnt_across_a_clock_that_goes_back() {
+    let mut feed = Feed::of(12, 4);
+    feed.seconds(60, 158, 0);
+    feed.scale(6);
+    feed.seconds(3, 158, 0);
+    feed.now -= 3_600_000;
+    feed.desired_since = Some(feed.now - 3_000);
+    feed.second(158, 0);
+    feed.ready = 6;
+    feed.second(158, 0);
+    assert_eq!(feed.kept().start_seconds, None);
+}
+
+#[test]
 fn a_topic_without_partitions_moves_nothing() {
     let decision = Feed::of(0, 3).second(0, 0);
     assert_eq!((decision.replicas, decision.reason), (3, Reason::LagUnknown));
