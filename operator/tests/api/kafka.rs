@@ -13,6 +13,8 @@ use sluice_planner::snapshot::{self as s, Committed, GroupState, Snapshot, Topic
 #[derive(Default)]
 struct State {
     reading: Reading,
+    /// Readings of groups that have one of their own.
+    own: BTreeMap<String, Reading>,
     bells: Vec<(String, OnReading)>,
     commits: Vec<(String, i32, i64)>,
 }
@@ -50,6 +52,19 @@ impl FakeKafka {
             }
             reading.snapshot = Some(Arc::new(snapshot));
         });
+    }
+
+    /// Changes what is read of one group alone, and tells those who follow it.
+    pub fn set_of(&self, group: &str, change: impl FnOnce(&mut Reading)) {
+        let bells: Vec<_> = {
+            let mut state = self.0.lock().unwrap();
+            let all = state.reading.clone();
+            change(state.own.entry(group.to_owned()).or_insert(all));
+            state.bells.iter().filter(|(of, _)| of == group).map(|(_, bell)| bell.clone()).collect()
+        };
+        for bell in bells {
+            bell();
+        }
     }
 
     pub fn commits(&self) -> Vec<(String, i32, i64)> {
@@ -97,7 +112,8 @@ impl Kafka for FakeKafka {
 
 impl Group for FakeGroup {
     fn reading(&self) -> Reading {
-        self.0.0.lock().unwrap().reading.clone()
+        let state = self.0.0.lock().unwrap();
+        state.own.get(&self.1).unwrap_or(&state.reading).clone()
     }
 
     fn with_members(&self, _: bool) {}
