@@ -21,9 +21,30 @@ pub struct Decision {
     pub wants_group: bool,
 }
 
-/// Why a decision is as it is: a fixed list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
+/// Declares the reasons once: the list of all of them cannot lack one.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident,)+) => {
+        /// Why a decision is as it is: a fixed list.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Reason {
+            $($(#[$doc])* $name,)+
+        }
+
+        impl Reason {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// As status and events have it.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
     /// Something of the lag is not known: nothing moves.
     LagUnknown,
     /// The pods do what arrives.
@@ -58,31 +79,6 @@ pub enum Reason {
     BoundReached,
     /// More pods run than there are partitions, or than the bounds allow.
     Bounds,
-}
-
-impl Reason {
-    /// As status and events have it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::LagUnknown => "LagUnknown",
-            Self::Steady => "Steady",
-            Self::ArrivalsUp => "ArrivalsUp",
-            Self::Backlog => "Backlog",
-            Self::Draining => "Draining",
-            Self::JumpSuspected => "JumpSuspected",
-            Self::WaitingToShrink => "WaitingToShrink",
-            Self::ArrivalsDown => "ArrivalsDown",
-            Self::Idle => "Idle",
-            Self::Wake => "Wake",
-            Self::KnobsFirst => "KnobsFirst",
-            Self::GroupUnsettled => "GroupUnsettled",
-            Self::Learning => "Learning",
-            Self::RecordStuck => "RecordStuck",
-            Self::HotPartition => "HotPartition",
-            Self::BoundReached => "BoundReached",
-            Self::Bounds => "Bounds",
-        }
-    }
 }
 
 /// A bound that is in the way.

@@ -20,7 +20,10 @@ pub mod window;
 pub use self::{
     decision::{Decision, Limit, Numbers, Reason},
     memory::Memory,
-    plan::plan,
+    plan::{
+        plan,
+        rules::{RULES, Rule},
+    },
     readings::Readings,
     snapshot::{Millis, Snapshot},
     spec::{Observed, Spec},

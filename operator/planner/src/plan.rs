@@ -1,5 +1,6 @@
 //! One decision: what is needed, what the bounds allow, and whether now is the time.
 
+pub mod rules;
 mod words;
 
 use sluice_crds::{kafkaconsumer::Ordering, tuning::Knobs};
@@ -175,43 +176,11 @@ impl Situation<'_> {
         }
         let wanted = arrivals.max(memory.for_backlog.unwrap_or(0)).max(1);
 
-        let within =
-            |pods: u32| count::within(pods, spec.min_replicas, spec.max_replicas, self.partitions);
         let pressure = self.pressure(memory);
         let knobs = knobs::next(spec, memory, observed, pressure, now);
-        // Larger batches take the place of no pod.
-        let knobs_moved = knobs.concurrency > observed.tuning.knobs.concurrency;
-        let most = spec
-            .max_replicas
-            .unwrap_or(self.partitions)
-            .min(self.partitions)
-            .max(spec.min_replicas.min(self.partitions));
-
-        let (replicas, reason) = if asked > most {
-            (most, Reason::Bounds)
-        } else if asked == 0 {
-            self.at_zero(within(wanted), suspected)
-        } else if asked < spec.min_replicas.min(self.partitions) {
-            (within(asked.max(1)), Reason::Bounds)
-        } else if within(wanted) > asked {
-            let most_tuned = Knobs { concurrency: spec.highest.concurrency, ..spec.highest };
-            let tuned = within(
-                [
-                    (seen.mean, spec.target, false),
-                    (seen.current, 1.0, false),
-                    (seen.current, 1.0, true),
-                ]
-                .map(|(rate, share, backlog)| {
-                    self.needed_with(memory, most_tuned, rate, share, backlog).pods
-                })
-                .into_iter()
-                .max()
-                .unwrap_or(1),
-            );
-            self.upwards(memory, within(wanted), tuned, measured, suspected, knobs_moved)
-        } else {
-            self.downwards(memory, within(wanted), span, steady.enough && for_current.enough)
-        };
+        let enough = steady.enough && for_current.enough;
+        let (replicas, reason) =
+            rules::decide(&rules::Case::of(self, memory, wanted, enough, knobs));
         let each = self.partitions.div_ceil(replicas.max(1));
         let capacity = memory.capacity.of_pod(self.knobs(memory), spec.ordering, each);
         let demand = seen.current + seen.backlog / spec.drain_within;
@@ -352,116 +321,6 @@ impl Situation<'_> {
                 && self.readings.reach(self.now) as f64 / 1e3 > self.spec.max_behind
         };
         self.seen.behind.map_or_else(older_than_readings, |behind| behind > self.spec.max_behind)
-    }
-
-    fn at_zero(&self, wanted: u32, suspected: bool) -> (u32, Reason) {
-        let least =
-            count::within(0, self.spec.min_replicas, self.spec.max_replicas, self.partitions);
-        if suspected && least == 0 {
-            // From zero straight to the needed count: the next reading tells how many that are.
-            (0, Reason::JumpSuspected)
-        } else if self.seen.lag > 0 || self.seen.current > 0.0 {
-            (wanted.max(1).min(self.partitions), Reason::Wake)
-        } else {
-            (least, if least > 0 { Reason::Bounds } else { Reason::Idle })
-        }
-    }
-
-    fn upwards(
-        &self,
-        memory: &Memory,
-        wanted: u32,
-        tuned: u32,
-        measured: bool,
-        suspected: bool,
-        knobs_moved: bool,
-    ) -> (u32, Reason) {
-        let asked = self.observed.desired;
-        let late = self.is_late();
-        if suspected {
-            return (asked, Reason::JumpSuspected);
-        }
-        if !self.seen.rates_known {
-            return (asked, Reason::Learning);
-        }
-        if !measured && !late && !self.readings.jump.is_fresh(self.now) && self.observed.ready > 0 {
-            // A few seconds of work tell more than a guess.
-            return (asked, Reason::Learning);
-        }
-        let useful = self.useful_slots(self.partitions.div_ceil(asked.clamp(1, self.partitions)));
-        let current = self.observed.tuning.knobs;
-        // Knobs that were turned a moment ago have until they are late to arrive.
-        let arriving = self.knobs(memory).concurrency < current.concurrency;
-        let knobs_may = knobs_moved
-            || arriving
-            || knobs::can_grow(self.spec, memory, current, useful, self.now);
-        if measured && knobs_may && !late && self.observed.ready > 0 {
-            // What even the highest knobs leave to be done is for pods, at once.
-            return if tuned > asked {
-                (tuned, self.why_more(memory, tuned))
-            } else {
-                (asked, Reason::KnobsFirst)
-            };
-        }
-        (wanted, self.why_more(memory, wanted))
-    }
-
-    fn why_more(&self, memory: &Memory, wanted: u32) -> Reason {
-        let for_backlog = memory.for_backlog.is_some_and(|pods| pods >= wanted)
-            && self.seen.mean < self.seen.current * BAND;
-        if for_backlog && self.seen.backlog > self.seen.current * BACKLOG_BEGINS {
-            Reason::Backlog
-        } else {
-            Reason::ArrivalsUp
-        }
-    }
-
-    fn downwards(&self, memory: &Memory, wanted: u32, span: Millis, enough: bool) -> (u32, Reason) {
-        let asked = self.observed.desired;
-        if memory.for_backlog.is_some() {
-            let reason = if self.is_beyond_the_bounds(memory) {
-                Reason::BoundReached
-            } else {
-                Reason::Draining
-            };
-            return (asked, reason);
-        }
-        if wanted < asked || self.spec.min_replicas == 0 {
-            let highest = memory.window.highest(self.now, span);
-            let fits = highest.map(|pods| {
-                count::within(pods, self.spec.min_replicas, self.spec.max_replicas, self.partitions)
-            });
-            match fits {
-                Some(0) => {
-                    return if self.is_settled_for_shrinking(memory) {
-                        (0, Reason::Idle)
-                    } else {
-                        (asked, Reason::GroupUnsettled)
-                    };
-                }
-                Some(pods) if pods < asked => {
-                    return if self.is_settled_for_shrinking(memory) {
-                        (pods.max(1), Reason::ArrivalsDown)
-                    } else {
-                        (asked, Reason::GroupUnsettled)
-                    };
-                }
-                _ if wanted < asked => return (asked, Reason::WaitingToShrink),
-                _ => {}
-            }
-        }
-        let hottest =
-            self.seen.shares.iter().copied().fold(0.0, f64::max) * f64::from(self.partitions);
-        let reason = if self.seen.stuck.contains(&true) {
-            Reason::RecordStuck
-        } else if !enough && hottest > HOT {
-            Reason::HotPartition
-        } else if enough && !self.is_beyond_the_bounds(memory) {
-            Reason::Steady
-        } else {
-            Reason::BoundReached
-        };
-        (asked, reason)
     }
 
     /// As many pods as the bounds allow run, and more arrives than they can handle: they neither keep

@@ -10,7 +10,7 @@ use sluice_crds::{
     tuning::{Knobs, Tuning},
 };
 use sluice_planner::{
-    Decision, Limit, Memory, Observed, Readings, Reason, Snapshot, Spec, plan,
+    Decision, Limit, Memory, Observed, RULES, Readings, Reason, Snapshot, Spec, plan,
     snapshot::{Committed, Group, GroupState, Partition, TopicPartition},
 };
 
@@ -145,6 +145,112 @@ impl Feed {
     fn seconds(&mut self, seconds: u32, each: i64, lag: i64) -> Decision {
         (1..seconds).for_each(|_| drop(self.second(each, lag)));
         self.second(each, lag)
+    }
+}
+
+/// A situation in which the planner gives this reason, and the pods that it then decides on. The
+/// match is exhaustive: a reason that is added does not compile until it has a situation.
+fn decided_for(reason: Reason) -> (Decision, u32) {
+    let knobs_free = |feed: &mut Feed| {
+        feed.spec.highest.concurrency = 16;
+        feed.spec.ordering = Ordering::Key;
+    };
+    match reason {
+        Reason::LagUnknown => {
+            let mut feed = Feed::of(12, 6);
+            feed.seconds(20, 158, 0);
+            let mut snapshot = feed.snapshot(0);
+            snapshot.partitions[3].end = None;
+            (feed.ask(&snapshot), 6)
+        }
+        Reason::Steady => (Feed::of(12, 6).seconds(70, 158, 0), 6),
+        Reason::ArrivalsUp => (Feed::of(12, 1).seconds(70, 158, 0), 6),
+        Reason::Backlog => (Feed::of(12, 1).seconds(20, 25, 10_000), 6),
+        Reason::Draining => {
+            let mut feed = Feed::of(12, 1);
+            feed.seconds(40, 25, 10_000);
+            (feed.desired, feed.ready) = (6, 6);
+            (feed.seconds(15, 25, 4_000), 6)
+        }
+        Reason::JumpSuspected => {
+            let mut feed = Feed::of(12, 1);
+            feed.seconds(60, 25, 25);
+            (feed.second(300, 260), 1)
+        }
+        Reason::WaitingToShrink => (Feed::of(12, 6).seconds(20, 25, 0), 6),
+        Reason::ArrivalsDown => (Feed::of(12, 6).seconds(40, 25, 0), 1),
+        Reason::Idle => {
+            let mut feed = Feed::of(12, 1);
+            feed.spec.min_replicas = 0;
+            feed.seconds(5, 10, 0);
+            (feed.seconds(40, 0, 0), 0)
+        }
+        Reason::Wake => {
+            let mut feed = Feed::of(12, 0);
+            feed.spec.min_replicas = 0;
+            (feed.second(0, 1), 1)
+        }
+        Reason::KnobsFirst => {
+            let mut feed = Feed::of(12, 1);
+            knobs_free(&mut feed);
+            let tuning = feed.tuning;
+            let decided = (0..20).map(|_| feed.working_second(158, 500.0, tuning)).last();
+            (decided.unwrap(), 1)
+        }
+        Reason::GroupUnsettled => {
+            let mut feed = Feed::of(12, 12);
+            feed.ready = 11;
+            (feed.seconds(40, 25, 0), 12)
+        }
+        Reason::Learning => (Feed::unmeasured(12, 1).seconds(20, 500, 0), 1),
+        Reason::RecordStuck => {
+            let mut feed = Feed::of(12, 6);
+            feed.seconds(30, 158, 0);
+            let (offset, since) = (feed.ends[3], feed.now);
+            let blocked = BlockedLane { offset, since, attempts: 7, lanes: 1 };
+            let report =
+                ProgressReport { version: 1, blocked: Some(blocked), ..Default::default() };
+            let report = Arc::new(report);
+            let decided = (0..20).map(|_| {
+                feed.now += 1_000;
+                feed.ends.iter_mut().for_each(|end| *end += 158);
+                let mut snapshot = feed.snapshot(0);
+                snapshot.partitions[3].committed = Committed::At(offset);
+                snapshot.partitions[3].report = Some(Arc::clone(&report));
+                feed.ask(&snapshot)
+            });
+            (decided.last().unwrap(), 6)
+        }
+        Reason::HotPartition => {
+            let mut feed = Feed::of(12, 2);
+            let decided = (0..70).map(|_| {
+                feed.ends[3] += 890;
+                feed.second(10, 0)
+            });
+            (decided.last().unwrap(), 2)
+        }
+        Reason::Bounds => (Feed::of(12, 15).seconds(20, 10, 0), 12),
+        Reason::BoundReached => {
+            let mut feed = Feed::of(12, 4);
+            feed.spec.max_replicas = Some(4);
+            (feed.seconds(20, 250, 0), 4)
+        }
+    }
+}
+
+#[test]
+fn every_reason_has_its_situation() {
+    for reason in Reason::ALL {
+        let (decision, pods) = decided_for(*reason);
+        assert_eq!((decision.reason, decision.replicas), (*reason, pods), "{decision:?}");
+        assert!(!decision.message.is_empty(), "{decision:?}");
+    }
+}
+
+#[test]
+fn every_reason_has_its_rule() {
+    for reason in Reason::ALL {
+        assert!(RULES.iter().any(|rule| rule.reason == *reason), "{reason:?}");
     }
 }
 
