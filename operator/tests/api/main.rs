@@ -8,6 +8,7 @@ mod claims;
 mod configs;
 mod fairness;
 mod kafka;
+mod load;
 mod pages;
 mod retries;
 mod safety;

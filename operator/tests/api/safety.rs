@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     consumer, is,
     kafka::FakeKafka,
+    load::{Load, PARTITIONS, follower},
     quiet, ready,
     server::{Call, Server},
     start,
@@ -256,6 +257,82 @@ async fn nothing_but_the_spec_lowers_the_number_of_pods() {
                 // A pass that had begun when the spec changed may still carry out the one before.
                 let known = to == wanted || to == before;
                 assert!(known, "seed {seed}: {from} → {to}, {wanted} wanted, after {story:?}");
+            }
+        }
+    }
+}
+
+/// The same for a consumer that follows its lag: 960 records per second need three pods of 400, so
+/// that no fault whatever may leave fewer; in mode DryRun no number is written at all.
+#[tokio::test(start_paused = true)]
+async fn no_fault_leaves_a_consumer_that_follows_its_lag_with_fewer_pods_than_it_needs() {
+    let given = std::env::var("SLUICE_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seeds = given.map_or_else(|| (0..4).map(|_| fastrand::u64(..)).collect(), |s| vec![s]);
+    for seed in seeds {
+        let mut dice = fastrand::Rng::with_seed(seed);
+        let (server, kafka) = (Server::new(), FakeKafka::new(PARTITIONS));
+        let mut operator = Some(start(&server, &kafka));
+        let mut load = Load::of("orders", 80.0, 0.0, seed);
+        kafka.set_of(&load.group(), |own| *own = crate::kafka::reading(PARTITIONS));
+        server.put("kafkaconsumers", follower("orders"));
+        let mut now = jiff::Timestamp::now().as_millisecond();
+        let mut seconds = async |load: &mut Load, server: &Server, known: bool, count: u64| {
+            for _ in 0..count {
+                now += 1_000;
+                if known {
+                    load.second(&kafka, server, now);
+                } else {
+                    kafka.set_of(&load.group(), |_| {});
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        seconds(&mut load, &server, true, 200).await;
+        ready(&server, "orders", 3).await;
+        server.take_calls();
+        let (mut known, mut dry) = (true, false);
+        let mut story = Vec::new();
+        for _ in 0..25 {
+            let event = dice.u8(0..9);
+            story.push(event);
+            match event {
+                0 => server.edit("deployments", "orders", remove_labels),
+                1 => server.hold_watches("deployments", dice.bool()),
+                2 => server.hold_watches("pods", dice.bool()),
+                3 => {
+                    operator.take().unwrap().stop().await;
+                    operator = Some(start(&server, &kafka));
+                }
+                4 => {
+                    server.stop();
+                    tokio::time::sleep(Duration::from_secs(dice.u64(1..40))).await;
+                    server.start();
+                }
+                5 => {
+                    known = false;
+                    let lost = sluice_operator::kafka::port::Reading::default();
+                    kafka.set_of(&load.group(), |own| *own = lost);
+                }
+                6 => {
+                    known = true;
+                    let found = crate::kafka::reading(PARTITIONS);
+                    kafka.set_of(&load.group(), |own| *own = found);
+                }
+                7 => {
+                    dry = !dry;
+                    let mut spec = follower("orders");
+                    spec["spec"]["scaling"] =
+                        json!({ "mode": if dry { "DryRun" } else { "Auto" } });
+                    server.put("kafkaconsumers", spec);
+                }
+                _ => server.edit("deployments", "orders", |object| {
+                    object["metadata"]["annotations"] = json!({});
+                    object["metadata"]["managedFields"] = json!([]);
+                }),
+            }
+            seconds(&mut load, &server, known, dice.u64(1..30)).await;
+            for (from, to) in lowered(&server.take_calls()) {
+                assert!(to >= 3, "seed {seed}: {from} → {to}, three are needed, after {story:?}");
             }
         }
     }
