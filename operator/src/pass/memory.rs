@@ -19,6 +19,7 @@ use crate::{
     pass::{
         offsets,
         report::{damping::Damper, significance::Allowance, writer::Tries},
+        starting::Starting,
         validate::Rules,
     },
 };
@@ -30,6 +31,8 @@ pub struct Memory {
     pub rules: Rules,
     /// Its topics and group, as the readers follow them.
     pub followed: Option<Followed>,
+    /// The commit of the group's start positions.
+    pub starting: Starting,
     /// Who was in the group when its members were last read: that is not done on every reading.
     pub members: Option<Members>,
     /// What was read over the last minutes, as the planner keeps it.
@@ -85,6 +88,12 @@ impl Memory {
     /// Whether it is time to look who is in the group, though nothing else asks for it.
     pub fn members_are_old(&self, now: Instant) -> bool {
         self.members.as_ref().is_none_or(|members| now.duration_since(members.at) >= LOOK)
+    }
+
+    /// Follows no group any more.
+    pub fn leave(&mut self) {
+        self.followed = None;
+        self.starting = Starting::default();
     }
 
     /// The group of `what`; `bell` rings when there is a new reading.

@@ -10,6 +10,7 @@ pub mod memory;
 pub mod offsets;
 pub mod report;
 pub mod settle;
+pub mod starting;
 pub mod target;
 pub mod validate;
 
@@ -26,7 +27,8 @@ use self::{
     decide::Planned,
     memory::{Members, Memory},
     report::conditions::Verdict,
-    settle::{Conflict, Gate, Opening},
+    settle::{Conflict, Gate, Opening, Starter},
+    starting::Committing,
     target::Target,
     validate::Validated,
 };
@@ -144,7 +146,7 @@ pub async fn reconcile(
 ) -> Result<Option<Duration>, Error> {
     // One that is being deleted is left to the garbage collector.
     if consumer.meta().deletion_timestamp.is_some() {
-        memory.followed = None;
+        memory.leave();
         return Ok(None);
     }
     match steps(consumer, context, memory, now).await {
@@ -180,7 +182,16 @@ async fn steps(
     let planned = decide::decide(&situation, memory, now);
     let wanted = target::wanted(&situation, planned.as_ref());
     let conflict = conflict(&situation, context, memory.members.as_ref());
-    let gate = settle::settle(&situation, wanted, conflict, &*group).await;
+    let committer = Arc::clone(&group);
+    let starter = Starter {
+        starting: &mut memory.starting,
+        start: move |offsets| -> Committing {
+            Box::pin(async move { committer.commit(offsets).await })
+        },
+        ring: context.waker(&id.namespace, &id.name),
+        now,
+    };
+    let gate = settle::settle(&situation, wanted, conflict, starter);
     let target = Target::of(&situation, planned.as_ref(), &gate);
     group.with_members(wants_members(&situation, &gate, wanted, planned.as_ref(), memory, now));
 
@@ -203,7 +214,7 @@ async fn steps(
     };
     let again = report::report(&outcome, context, memory, now).await;
     failed.map_or(Ok(()), Err)?;
-    let next = [applied.again, again].into_iter().flatten().min();
+    let next = [applied.again, again, gate.again].into_iter().flatten().min();
     Ok(Some(next.unwrap_or_else(|| backoff::safety_net(fastrand::f64()))))
 }
 

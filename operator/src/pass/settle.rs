@@ -1,15 +1,19 @@
 //! Whose the group is, where it begins, and whether pods may start: the only step that asks Kafka for something. What has
 //! to be done before a first pod is decided in `offsets`; here it is done.
 
+use std::time::Duration;
+
 use sluice_crds::{conditions::reason, kafkaconsumer::kafka::GroupProtocol};
+use sluice_planner::snapshot::TopicPartition;
 
 use super::{
-    Situation,
+    Moment, Situation,
     offsets::{self, Before, Commit},
     report::conditions::Verdict,
+    starting::{Committing, Progress, Starting},
     validate::Validated,
 };
-use crate::{cluster::events::Happening, identity::Identity, kafka::port::Group};
+use crate::{cluster::events::Happening, identity::Identity};
 
 /// Why a consumer may not touch its group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +33,8 @@ pub struct Gate {
     pub opening: Opening,
     /// What was done.
     pub events: Vec<Happening>,
+    /// When to try again what failed.
+    pub again: Option<Duration>,
 }
 
 /// Whether pods may start.
@@ -60,23 +66,42 @@ impl Gate {
     }
 }
 
+/// What the commit of start positions is made with.
+pub struct Starter<'a, Start, Ring> {
+    /// How far it is.
+    pub starting: &'a mut Starting,
+    /// Commits.
+    pub start: Start,
+    /// Asks for a pass when Kafka has answered.
+    pub ring: Ring,
+    /// The moment of the pass.
+    pub now: Moment,
+}
+
 /// Settles what a first pod needs. `wanted` is the pods that are to run, `conflict` what is known of other owners.
-pub async fn settle(
+pub fn settle<Start, Ring>(
     situation: &Situation<'_>,
     wanted: Option<i32>,
     conflict: Option<Conflict>,
-    group: &dyn Group,
-) -> Gate {
+    starter: Starter<'_, Start, Ring>,
+) -> Gate
+where
+    Start: FnOnce(Vec<(TopicPartition, i64)>) -> Committing,
+    Ring: FnOnce() + Send + 'static,
+{
     let (consumer, reading) = (situation.consumer, situation.reading);
     let protocol = match consumer.kafka.protocol {
         GroupProtocol::Auto => reading.protocol.filter(|p| *p != GroupProtocol::Auto),
         chosen => Some(chosen),
     };
-    let mut gate = Gate { protocol, opening: Opening::Open, events: Vec::new() };
+    // Also where it is needed no more: that a commit was made is told once.
+    let committed = starter.starting.answered(starter.now);
+    let events = committed.map(|commit| events(consumer, &commit)).unwrap_or_default();
+    let mut gate = Gate { protocol, opening: Opening::Open, events, again: None };
     let is_first = situation.is_first(wanted) && !consumer.paused;
     match conflict {
         Some(conflict) => gate.opening = Opening::Conflict(conflict),
-        None if is_first => prepare(situation, group, &mut gate).await,
+        None if is_first => prepare(situation, starter, &mut gate),
         None => {}
     }
     if protocol.is_none() && gate.opening == Opening::Open {
@@ -89,35 +114,50 @@ pub async fn settle(
 }
 
 /// Prepares a group that has no pods for its first.
-async fn prepare(situation: &Situation<'_>, group: &dyn Group, gate: &mut Gate) {
+fn prepare<Start, Ring>(
+    situation: &Situation<'_>,
+    starter: Starter<'_, Start, Ring>,
+    gate: &mut Gate,
+) where
+    Start: FnOnce(Vec<(TopicPartition, i64)>) -> Committing,
+    Ring: FnOnce() + Send + 'static,
+{
     let (consumer, reading) = (situation.consumer, situation.reading);
     let status = situation.children.status();
     let ours = consumer.id.member_suffix();
     let parked = status.parked.as_ref();
     let before =
         offsets::before_first_pod(reading, parked, consumer.start_from, consumer.take_over, &ours);
-    gate.opening = match before {
-        Before::Go => Opening::Open,
-        Before::Foreign(members) => Opening::Conflict(Conflict::Foreign(members)),
-        Before::Wait(missing) => Opening::Wait(match &reading.error {
+    gate.opening = match (before, &reading.snapshot) {
+        (Before::Go, _) => Opening::Open,
+        (Before::Foreign(members), _) => Opening::Conflict(Conflict::Foreign(members)),
+        (Before::Wait(missing), _) => Opening::Wait(match &reading.error {
             Some(trouble) => Verdict::no(trouble.reason, trouble.message.clone()),
             None => Verdict::no(reason::PENDING, format!("the first pod waits: {missing}")),
         }),
-        Before::Commit(commit) => {
-            let events = events(consumer, &commit);
-            match group.commit(commit.offsets).await {
-                Ok(()) => {
-                    gate.events = events;
-                    Opening::Open
-                }
-                Err(trouble) => Opening::Wait(Verdict::no(
-                    trouble.reason,
-                    format!(
-                        "the first pod waits: the start positions cannot be committed: {}",
-                        trouble.message
-                    ),
+        (Before::Commit(commit), Some(snapshot)) => {
+            let Starter { starting, start, ring, now } = starter;
+            match starting.advance(commit, snapshot, start, ring, now) {
+                Progress::Committed => Opening::Open,
+                Progress::Waits => Opening::Wait(Verdict::no(
+                    reason::PENDING,
+                    "the first pod waits for Kafka's answer to the commit of the start positions",
                 )),
+                Progress::Failed(trouble, rest) => {
+                    gate.again = Some(rest);
+                    Opening::Wait(Verdict::no(
+                        trouble.reason,
+                        format!(
+                            "the first pod waits: the start positions cannot be committed: {}",
+                            trouble.message
+                        ),
+                    ))
+                }
             }
+        }
+        // Start positions are made of a snapshot.
+        (Before::Commit(_), None) => {
+            Opening::Wait(Verdict::pending("the first reading is on its way"))
         }
     };
 }

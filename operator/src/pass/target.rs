@@ -219,7 +219,7 @@ mod tests {
         let now =
             Moment { time: jiff::Timestamp::UNIX_EPOCH, instant: tokio::time::Instant::now() };
         let planned = decide(&situation, &mut Memory::default(), now);
-        let gate = Gate { protocol: None, opening: Opening::Open, events: Vec::new() };
+        let gate = Gate { protocol: None, opening: Opening::Open, events: Vec::new(), again: None };
         Target::of(&situation, planned.as_ref(), &gate)
     }
 

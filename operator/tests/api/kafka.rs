@@ -17,6 +17,10 @@ struct State {
     own: BTreeMap<String, Reading>,
     bells: Vec<(String, OnReading)>,
     commits: Vec<(String, i32, i64)>,
+    /// What each group has committed, where the snapshot says that there is none.
+    committed: BTreeMap<(String, TopicPartition), i64>,
+    /// Groups whose commits are not answered begin with this.
+    silent: Option<String>,
 }
 
 #[derive(Clone, Default)]
@@ -71,6 +75,11 @@ impl FakeKafka {
         self.0.lock().unwrap().commits.clone()
     }
 
+    /// Leaves commits of groups without an answer whose ids begin so; `None` answers all that are made from now on.
+    pub fn silence(&self, groups: Option<&str>) {
+        self.0.lock().unwrap().silent = groups.map(str::to_owned);
+    }
+
     /// Groups that are followed.
     pub fn followed(&self) -> Vec<String> {
         self.0.lock().unwrap().bells.iter().map(|(group, _)| group.clone()).collect()
@@ -113,7 +122,18 @@ impl Kafka for FakeKafka {
 impl Group for FakeGroup {
     fn reading(&self) -> Reading {
         let state = self.0.0.lock().unwrap();
-        state.own.get(&self.1).unwrap_or(&state.reading).clone()
+        let mut reading = state.own.get(&self.1).unwrap_or(&state.reading).clone();
+        if let Some(snapshot) = reading.snapshot.as_mut().filter(|_| !state.committed.is_empty()) {
+            for partition in &mut Arc::make_mut(snapshot).partitions {
+                let key = (self.1.clone(), partition.id.clone());
+                if let (Committed::None, Some(offset)) =
+                    (partition.committed, state.committed.get(&key))
+                {
+                    partition.committed = Committed::At(*offset);
+                }
+            }
+        }
+        reading
     }
 
     fn with_members(&self, _: bool) {}
@@ -123,13 +143,12 @@ impl Group for FakeGroup {
         for (id, offset) in &offsets {
             state.commits.push((id.topic.to_string(), id.partition, *offset));
         }
-        let mut snapshot = state.reading.snapshot.as_deref().unwrap().clone();
-        for partition in &mut snapshot.partitions {
-            if let Some((_, offset)) = offsets.iter().find(|(id, _)| *id == partition.id) {
-                partition.committed = Committed::At(*offset);
-            }
+        if state.silent.as_ref().is_some_and(|groups| self.1.starts_with(groups)) {
+            return Box::pin(std::future::pending());
         }
-        state.reading.snapshot = Some(Arc::new(snapshot));
+        for (id, offset) in offsets {
+            state.committed.insert((self.1.clone(), id), offset);
+        }
         Box::pin(std::future::ready(Ok(())))
     }
 }
