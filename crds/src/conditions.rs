@@ -37,6 +37,8 @@ pub mod reason {
     pub const PAUSED: &str = "Paused";
     /// The spec cannot be followed.
     pub const INVALID_SPEC: &str = "InvalidSpec";
+    /// The API server does not show the consumer's objects.
+    pub const OBJECTS_UNKNOWN: &str = "ObjectsUnknown";
     /// Nothing is known yet.
     pub const PENDING: &str = "Pending";
 

@@ -37,6 +37,10 @@ use super::{
 };
 use crate::{identity::Identity, metrics::Metrics};
 
+/// All writes of a pass together take no longer: kube itself repeats for minutes what the API server throttles.
+const APPLY: Duration = Duration::from_secs(10);
+/// Annotating the pods takes no longer: those that are left over get their file a minute later.
+const ANNOTATE: Duration = Duration::from_secs(3);
 /// Pods that are annotated at once.
 const AT_ONCE: usize = 16;
 /// With `applyOn: Rebalance` new knobs have this time to arrive before the pods change.
@@ -110,6 +114,9 @@ pub enum Error {
         /// The object's name.
         name: String,
     },
+    /// Not all writes were answered in time.
+    #[error("the objects could not be written within {} s: the API server, or a webhook, is slow", APPLY.as_secs())]
+    Timeout,
     /// An object could not be written as JSON.
     #[error("cannot write an object as JSON")]
     Json(#[from] serde_json::Error),
@@ -140,6 +147,7 @@ impl Error {
             Self::Api { .. } => "ApiUnreachable",
             Self::Taken { .. } => "NameTaken",
             Self::Appeared { .. } => "Appeared",
+            Self::Timeout => "Timeout",
             Self::Json(_) => "Build",
         }
     }
@@ -171,7 +179,12 @@ impl Writer<'_> {
     /// Writes what differs: the files before the pods that read them, the template, then the number of pods.
     pub async fn apply(mut self, desired: &Objects, children: &Children, pods: Pods) -> Applied {
         let mut applied = Applied { deployment: children.deployment.clone(), ..Applied::default() };
-        applied.error = self.steps(desired, children, pods, &mut applied).await.err();
+        let steps = self.steps(desired, children, pods, &mut applied);
+        let error = match tokio::time::timeout(APPLY, steps).await {
+            Ok(ended) => ended.err(),
+            Err(_) => Some(Error::Timeout),
+        };
+        applied.error = error;
         applied
     }
 
@@ -384,7 +397,7 @@ impl Writer<'_> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.id.namespace);
         let patch = json!({ "metadata": { "annotations": { labels::TUNING_REVISION: revision } } });
         let metrics = self.metrics;
-        stream::iter(late)
+        let all = stream::iter(late)
             .for_each_concurrent(AT_ONCE, |name| {
                 let (api, patch) = (&api, &patch);
                 async move {
@@ -396,8 +409,10 @@ impl Writer<'_> {
                         }
                     }
                 }
-            })
-            .await;
+            });
+        if tokio::time::timeout(ANNOTATE, all).await.is_err() {
+            tracing::warn!(consumer = %self.id, "not all pods could be annotated in time; their knobs arrive later");
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The consumer's objects as they are, from the watches' stores, from what was written a moment ago, and where the
 //! watches do not show an object, from the API server. Reads only.
 
-use std::{fmt::Debug, sync::Arc};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use k8s_openapi::{
     NamespaceResourceScope,
@@ -27,16 +27,25 @@ use super::{
 };
 use crate::{identity::Identity, pass::build};
 
+/// All reads of a pass together take no longer: kube itself repeats for minutes what the API server throttles.
+const OBSERVE: Duration = Duration::from_secs(5);
+
 /// An object could not be read, and nothing may be concluded from that.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot read {kind} {name}")]
-pub struct Error {
-    /// The object's kind.
-    pub kind: String,
-    /// The object's name.
-    pub name: String,
-    /// What the API server said.
-    pub source: kube::Error,
+pub enum Error {
+    /// The API server refused or did not answer.
+    #[error("cannot read {kind} {name}")]
+    Api {
+        /// The object's kind.
+        kind: String,
+        /// The object's name.
+        name: String,
+        /// What the API server said.
+        source: kube::Error,
+    },
+    /// It took too long.
+    #[error("the objects could not be read within {} s: the API server is slow", OBSERVE.as_secs())]
+    Timeout,
 }
 
 /// A consumer and its children at one moment.
@@ -107,23 +116,40 @@ pub struct Observer<'a> {
 }
 
 impl Observer<'_> {
+    /// The consumer with the newest status that is known: the watch may not show yet what was written.
+    pub fn consumer(
+        &self,
+        consumer: &Arc<KafkaConsumer>,
+        written: &mut Written,
+    ) -> Arc<KafkaConsumer> {
+        let newest = written.consumer.newest(Arc::clone(consumer), self.now);
+        // The spec is always the watch's: only the status is ours to write.
+        if newest.status == consumer.status {
+            return Arc::clone(consumer);
+        }
+        let status = newest.status.clone();
+        Arc::new(KafkaConsumer { status, ..KafkaConsumer::clone(consumer) })
+    }
+
     /// What is known of a consumer and its objects.
     ///
     /// # Errors
     /// When the API server has to be asked and does not answer.
     pub async fn observe(
         &self,
-        consumer: &Arc<KafkaConsumer>,
+        consumer: Arc<KafkaConsumer>,
         written: &mut Written,
     ) -> Result<Children, Error> {
-        let newest = written.consumer.newest(Arc::clone(consumer), self.now);
-        // The spec is always the watch's: only the status is ours to write.
-        let consumer = if newest.status == consumer.status {
-            Arc::clone(consumer)
-        } else {
-            let status = newest.status.clone();
-            Arc::new(KafkaConsumer { status, ..KafkaConsumer::clone(consumer) })
-        };
+        tokio::time::timeout(OBSERVE, self.read(consumer, written))
+            .await
+            .map_err(|_| Error::Timeout)?
+    }
+
+    async fn read(
+        &self,
+        consumer: Arc<KafkaConsumer>,
+        written: &mut Written,
+    ) -> Result<Children, Error> {
         let (id, stores) = (self.id, self.stores);
         let (name, tuning) = (build::deployment_name(id), build::tuning_name(id));
         let pods = stores.pods.of(&ObjectRef::new(&id.name).within(&id.namespace));
@@ -159,7 +185,7 @@ impl Observer<'_> {
             written::Lookup::Ask => {
                 let api: Api<K> = Api::namespaced(self.client.clone(), &self.id.namespace);
                 let answer = api.get_opt(&name).await;
-                let answer = answer.map_err(|source| Error {
+                let answer = answer.map_err(|source| Error::Api {
                     kind: <K as Resource>::kind(&()).into_owned(),
                     name,
                     source,

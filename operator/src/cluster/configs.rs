@@ -32,6 +32,8 @@ const WATCH_DELAY: Duration = Duration::from_secs(15);
 const SELDOM: Duration = Duration::from_secs(300);
 /// So long after the template was last written a configuration that nothing names may be deleted.
 const GRACE: Duration = Duration::from_secs(600);
+/// A look-out takes no longer: a pass waits for it.
+const SWEEP: Duration = Duration::from_secs(3);
 /// After a start of the operator the look-outs of all consumers are spread over this time.
 const SPREAD: Duration = Duration::from_secs(3_600);
 
@@ -124,7 +126,9 @@ impl Configs<'_> {
             }
             Sweep::At(_) | Sweep::Done => return,
         }
-        self.known.sweep = match self.delete_unnamed(desired, deployment).await {
+        let deleted = tokio::time::timeout(SWEEP, self.delete_unnamed(desired, deployment)).await;
+        let deleted = deleted.map_err(|_| "no answer in time".to_owned());
+        self.known.sweep = match deleted.and_then(|ended| ended.map_err(|e| e.to_string())) {
             Ok(()) => Sweep::Done,
             Err(error) => {
                 tracing::warn!(consumer = %self.id, %error, "cannot delete old configurations; they are looked at again later");

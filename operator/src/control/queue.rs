@@ -35,8 +35,8 @@ use crate::{
     },
 };
 
-/// A pass that takes longer is cut off and tried again: the client repeats requests by itself for minutes.
-const PASS: Duration = Duration::from_secs(60);
+/// A pass that takes longer is cut off and tried again. Its steps have bounds of their own, together 20 s.
+const PASS: Duration = Duration::from_secs(25);
 /// Requests within this time of the first are one.
 const DEBOUNCE: Duration = Duration::from_millis(20);
 

@@ -49,6 +49,8 @@ pub struct Memory {
     pub damper: Damper,
     /// How many status writes of small change are left.
     pub small_writes: Allowance,
+    /// Since when its objects cannot be read.
+    pub unobserved_since: Option<Instant>,
     /// Something was in the way of the pods and was reported; its end is too.
     pub obstructed: bool,
     /// The version of the object that could not be read, and was spoken of.

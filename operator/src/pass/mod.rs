@@ -168,7 +168,15 @@ async fn steps(
     let shared = &context.shared;
     let observer =
         Observer { id: &id, stores: &context.stores, client: &shared.client, now: now.instant };
-    let children = observer.observe(consumer, &mut memory.written).await?;
+    let consumer = observer.consumer(consumer, &mut memory.written);
+    let children = match observer.observe(Arc::clone(&consumer), &mut memory.written).await {
+        Ok(children) => children,
+        Err(error) => {
+            report::unobserved(&id, &consumer, &error, context, memory, now).await;
+            return Err(error.into());
+        }
+    };
+    memory.unobserved_since = None;
     let (image, platform) = (children.image(), &shared.platform);
     let valid = match validate::validate(&children.consumer, image, platform, &mut memory.rules) {
         Ok(valid) => valid,

@@ -168,7 +168,7 @@ mod tests {
     async fn a_commit_is_made_once_and_told_once_though_the_offsets_are_read_later() {
         let (mut starting, begin) = (Starting::default(), Moment::now());
         let old = snapshot(begin.time.as_millisecond());
-        let mut advance = |starting: &mut Starting, snapshot: &Snapshot, now, ok| {
+        let advance = |starting: &mut Starting, snapshot: &Snapshot, now, ok| {
             starting.advance(commit(), snapshot, |_| answer(ok), || (), now)
         };
         assert_eq!(advance(&mut starting, &old, begin, Some(Ok(()))), Progress::Waits);
@@ -189,7 +189,7 @@ mod tests {
         let (mut starting, begin) = (Starting::default(), Moment::now());
         let old = snapshot(begin.time.as_millisecond());
         let (rung, mut bell) = oneshot::channel();
-        let ring = move || drop(rung.send(()));
+        let ring = move || rung.send(()).unwrap();
         let first = starting.advance(commit(), &old, |_| answer(None), ring, begin);
         assert_eq!(first, Progress::Waits);
         tokio::time::sleep(ANSWER + Duration::from_secs(1)).await;
@@ -199,7 +199,7 @@ mod tests {
         let again = starting.advance(commit(), &old, |_| panic!("too soon"), || (), now);
         let Progress::Failed(error, rest) = again else { panic!("{again:?}") };
         assert_eq!(error, silent());
-        let later = at(31_000 + rest.as_millis() as u64, begin);
+        let later = at(31_000 + rest.as_millis() as u64 + 1, begin);
         let again = starting.advance(commit(), &old, |_| answer(None), || (), later);
         assert_eq!(again, Progress::Waits);
     }

@@ -5,11 +5,11 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::{
-    consumer,
+    condition, consumer, is,
     kafka::FakeKafka,
     ready,
     server::{Fault, Server},
-    start,
+    start, statuses,
 };
 
 /// A server that refuses the static configuration for two minutes, and then no longer.
@@ -54,4 +54,77 @@ async fn a_consumer_is_tried_at_once_when_an_object_that_carries_its_name_is_gon
     server.delete("configmaps", "orders-tuning");
     ready(&server, "orders", 3).await;
     assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_hangs_is_cut_off_and_reported() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let _operator = start(&server, &kafka);
+    server.fault(|method, path| {
+        (method == "PATCH" && path.contains("/configmaps/")).then_some(Fault::Hang)
+    });
+    server.put("kafkaconsumers", consumer("orders", 3));
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    let object = server.get("kafkaconsumers", "orders").unwrap();
+    assert!(is(&object, "Ready", "False", "Timeout"), "{object:#}");
+    let message = condition(&object, "Ready").unwrap()["message"].to_string();
+    assert!(message.contains("10 s"), "{message}");
+    server.heal();
+    let before = tokio::time::Instant::now();
+    ready(&server, "orders", 3).await;
+    assert!(before.elapsed() < Duration::from_secs(20), "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_is_reported_with_the_servers_words_and_not_each_second() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let _operator = start(&server, &kafka);
+    server.put("kafkaconsumers", consumer("orders", 3));
+    ready(&server, "orders", 3).await;
+    crate::quiet().await;
+    server.fault(|method, path| {
+        let read = method == "GET" && path.ends_with("/deployments/orders");
+        read.then_some(Fault::Status(500, "etcdserver: leader changed"))
+    });
+    // No watch shows it any more, and it cannot be asked for.
+    server.edit("deployments", "orders", |object| object["metadata"]["labels"] = json!({}));
+    server.take_calls();
+    for reading in 0..60 {
+        kafka.snapshot(|s| s.at = reading * 1_000);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let object = server.get("kafkaconsumers", "orders").unwrap();
+    assert!(is(&object, "Ready", "Unknown", "ObjectsUnknown"), "{object:#}");
+    let message = condition(&object, "Ready").unwrap()["message"].to_string();
+    assert!(
+        message.contains("Deployment orders") && message.contains("leader changed"),
+        "{message}"
+    );
+    assert_eq!(object["status"]["desiredReplicas"], 3, "what was known is kept");
+    assert_eq!(statuses(&server.take_calls()), 1);
+    server.heal();
+    ready(&server, "orders", 3).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_read_that_fails_changes_no_condition() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let _operator = start(&server, &kafka);
+    server.put("kafkaconsumers", consumer("orders", 3));
+    ready(&server, "orders", 3).await;
+    crate::quiet().await;
+    let mut failures = 1;
+    server.fault(move |method, path| {
+        let read = method == "GET" && path.ends_with("/deployments/orders") && failures > 0;
+        failures -= i32::from(read);
+        read.then_some(Fault::Status(500, "etcdserver: leader changed"))
+    });
+    server.take_calls();
+    server.edit("deployments", "orders", |object| object["metadata"]["labels"] = json!({}));
+    crate::quiet().await;
+    let calls = server.take_calls();
+    assert!(calls.iter().any(|c| c.status == 500), "{calls:?}");
+    let unready = calls.iter().filter(|c| c.path.ends_with("/status"));
+    let unready = unready.filter(|c| !is(&c.body, "Ready", "True", "AsDecided")).count();
+    assert_eq!(unready, 0, "{calls:?}");
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::conditions::Verdict;
 
 /// A change is reported when it has held for this long: about three readings.
-const HOLD: Duration = Duration::from_secs(3);
+pub const HOLD: Duration = Duration::from_secs(3);
 
 /// What a person chose takes effect at once, and so does its end.
 const CHOSEN: [&str; 8] = [

@@ -15,7 +15,7 @@ pub mod writer;
 use std::time::Duration;
 
 use kube::Resource;
-use sluice_crds::{KafkaConsumer, KafkaConsumerStatus, conditions as types};
+use sluice_crds::{KafkaConsumer, KafkaConsumerStatus, conditions as types, conditions::reason};
 
 use self::{
     conditions::Verdict,
@@ -23,7 +23,10 @@ use self::{
     transitions::Cause,
 };
 use crate::{
-    cluster::{children::Children, events::Happening},
+    cluster::{
+        children::{self, Children},
+        events::Happening,
+    },
     identity::Identity,
     pass::{Moment, Outcome, context::Context, memory::Memory},
 };
@@ -80,6 +83,27 @@ pub async fn rejected(
     context.shared.metrics.show(id, &children.consumer.spec, &shown);
     let change = Change { last, next, cause };
     write(&children.consumer, change, &[], context, memory, now).await;
+}
+
+/// Reports that the objects could not be read, once that lasts: all else stays as it was reported.
+pub async fn unobserved(
+    id: &Identity,
+    consumer: &KafkaConsumer,
+    error: &children::Error,
+    context: &Context,
+    memory: &mut Memory,
+    now: Moment,
+) {
+    let since = *memory.unobserved_since.get_or_insert(now.instant);
+    if now.instant.duration_since(since) < damping::HOLD {
+        return;
+    }
+    let last = consumer.status.clone().unwrap_or_default();
+    let ready = Verdict::new(None, reason::OBJECTS_UNKNOWN, sentence(error));
+    let next = status::unobserved(&last, &ready, consumer.metadata.generation, now.time);
+    context.shared.metrics.show(id, &consumer.spec, &next);
+    let cause = Cause { obstructed: memory.obstructed, ..Cause::default() };
+    write(consumer, Change { last, next, cause }, &[], context, memory, now).await;
 }
 
 /// A change of a status.

@@ -97,6 +97,18 @@ pub fn refused(
     status
 }
 
+/// The status of a consumer whose objects cannot be read: what is known stays, `Ready` says why.
+pub fn unobserved(
+    last: &KafkaConsumerStatus,
+    ready: &Verdict,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> KafkaConsumerStatus {
+    let mut status = last.clone();
+    set(&mut status.conditions, conditions::READY, ready, generation, now);
+    status
+}
+
 fn set_all(
     status: &mut KafkaConsumerStatus,
     verdicts: &Verdicts,
