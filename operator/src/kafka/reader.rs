@@ -291,20 +291,21 @@ impl<'a> Reader<'a> {
     fn ask_what_is_known(&mut self, groups: &[Arc<Following>]) {
         let readable: Vec<&Arc<Following>> =
             groups.iter().filter(|group| self.excess(group).is_none()).collect();
+        let now = Instant::now();
         let mut needs: BTreeMap<&str, topics::Need> = BTreeMap::new();
         for group in &readable {
             let topics = &group.what().topics;
             // The ends of a group's topics are of about one moment: one that is active keeps the others company.
-            let is_active =
-                topics.iter().any(|name| self.topics.get(name).is_some_and(TopicState::is_active));
+            let mut known = topics.iter().filter_map(|name| self.topics.get(name));
+            let is_active = known.any(|topic| topic.is_active(now));
             for name in topics {
                 needs.entry(name).or_default().add(group.committed_only(), is_active);
             }
         }
-        let mut leaders = topics::queries(&self.topics, needs);
+        let mut leaders = topics::queries(&self.topics, needs, now);
         for group in &readable {
             let Some(state) = self.states.get_mut(&group.id()) else { continue };
-            for (topic, number) in state.expired_that_are_due() {
+            for (topic, number) in state.expired_that_are_due(now) {
                 if let Some(leader) = self.topics.get(&*topic).and_then(|t| t.leader(number)) {
                     leaders.entry(leader).or_default().starts.push((topic, number));
                 }
@@ -345,14 +346,16 @@ impl<'a> Reader<'a> {
     fn ask_of_group(&mut self, following: &Following) {
         let (group, what) = (following.id(), following.what());
         let state = self.states.entry(group).or_default();
-        let (offsets_due, members_due) =
-            (state.is_due(group), state.members_are_due() && following.members_wanted());
+        let (offsets_due, members_due) = (
+            state.is_due(group, Instant::now()),
+            state.members_are_due() && following.members_wanted(),
+        );
         let Some(broker) = state.coordinator.broker(&self.brokers) else { return };
         if offsets_due {
             let known = what.topics.iter().filter_map(|name| self.topics.get(name));
             let all: PartitionList = known
                 .flat_map(|topic| {
-                    topic.partitions().map(|(number, ..)| (Arc::clone(topic.name()), number))
+                    topic.partitions().map(|(number, _)| (Arc::clone(topic.name()), number))
                 })
                 .collect();
             for (chunk, partitions) in (0..).zip(all.chunks(PARTITIONS_OF_A_REQUEST)) {
@@ -458,11 +461,11 @@ impl<'a> Reader<'a> {
                 self.protocol = Some(GroupProtocol::Classic);
             }
             (Question::Starts { .. }, Ok(Answer::Offsets(offsets))) => {
-                topics::take_starts(&mut self.topics, &offsets);
+                topics::take_starts(&mut self.topics, &offsets, Instant::now());
             }
             (Question::Ends { committed, .. }, Ok(Answer::Offsets(offsets))) => {
                 self.leader_failed |= offsets.iter().any(|offset| offset.offset.is_none());
-                topics::take_ends(&mut self.topics, offsets, committed, now);
+                topics::take_ends(&mut self.topics, offsets, committed, now, Instant::now());
             }
             (Question::Ends { committed, .. }, Err(failure)) => {
                 topics::fail_ends(&mut self.topics, &request.partitions, committed, &failure);
@@ -538,7 +541,7 @@ impl<'a> Reader<'a> {
         let error = || errors::offsets_error(self.addresses, &following.what().group_id, failure);
         if errors::is_refusal(failure) {
             // Every broker would refuse: this is no reason to look for another one.
-            state.was_refused(error());
+            state.was_refused(error(), Instant::now());
             return;
         }
         let is_another = failure.code == RDKafkaErrorCode::NotCoordinator;

@@ -19,9 +19,11 @@ use super::{
     brokers::Search,
     errors::{commits_error, ends_error, topic_error},
     port::{ReadError, Unread},
-    topics::TopicState,
+    topics::{self, TopicState},
 };
 
+/// A group that this client may not read is asked for again after so long.
+const REFUSED: Duration = Duration::from_secs(10);
 /// A group whose next record has expired: how far the log's start is by now.
 const EXPIRED_STARTS: Duration = Duration::from_secs(5);
 /// A reading in which nothing is new, and nothing is unprocessed, wakes its consumer this often.
@@ -80,9 +82,9 @@ pub struct GroupState {
 
 impl GroupState {
     /// Whether its offsets are to be read in this round. Quiet groups are spread over the rounds by their number.
-    pub fn is_due(&self, group: u64) -> bool {
-        let older = |at: Option<Instant>, than| at.is_none_or(|at| at.elapsed() >= than);
-        if !older(self.refused_at, Duration::from_secs(10)) && self.refused_at.is_some() {
+    pub fn is_due(&self, group: u64, now: Instant) -> bool {
+        let older = |at: Option<Instant>, than| at.is_none_or(|at| now.duration_since(at) >= than);
+        if !older(self.refused_at, REFUSED) {
             return false;
         }
         self.active
@@ -102,13 +104,12 @@ impl GroupState {
     }
 
     /// The partitions whose log's start is to be read again now.
-    pub fn expired_that_are_due(&mut self) -> Vec<(Arc<str>, i32)> {
-        if self.expired.is_empty()
-            || self.expired_at.is_some_and(|at| at.elapsed() < EXPIRED_STARTS)
-        {
+    pub fn expired_that_are_due(&mut self, now: Instant) -> Vec<(Arc<str>, i32)> {
+        let is_early = |at| now.duration_since(at) < EXPIRED_STARTS;
+        if self.expired.is_empty() || self.expired_at.is_some_and(is_early) {
             return Vec::new();
         }
-        self.expired_at = Some(Instant::now());
+        self.expired_at = Some(now);
         self.expired.clone()
     }
 
@@ -119,8 +120,8 @@ impl GroupState {
     }
 
     /// Notes that this client may not read it: it is asked less often.
-    pub fn was_refused(&mut self, error: ReadError) {
-        self.refused_at = Some(Instant::now());
+    pub fn was_refused(&mut self, error: ReadError, now: Instant) {
+        self.refused_at = Some(now);
         self.failed(error);
     }
 
@@ -282,7 +283,7 @@ pub fn view(
         .or_else(|| group.failed.clone())
         .or_else(|| commits_error(&uncommitted, all))
         .or_else(|| group.members_failed.clone());
-    let is_idle = !known.iter().any(|(topic, _)| topic.is_active());
+    let is_idle = !known.iter().any(|(topic, _)| topic.is_active(Instant::now()));
     let is_quiet = !is_new && !group.active && error.is_none();
     let quiet = is_quiet.then_some(if is_idle { IDLE_QUIET } else { QUIET });
     let at = partitions.iter().map(|p| p.end_at).max().unwrap_or(0);
@@ -296,5 +297,98 @@ pub fn protocol(heartbeat_millis: Option<&str>) -> GroupProtocol {
     match heartbeat_millis.and_then(|text| text.parse::<u64>().ok()) {
         Some(millis) if millis <= 1_000 => GroupProtocol::Consumer,
         _ => GroupProtocol::Classic,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rdkafka::types::RDKafkaErrorCode;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn report(sequence: u64) -> String {
+        let report = ProgressReport { version: 1, sequence, ..ProgressReport::default() };
+        report.to_metadata().unwrap()
+    }
+
+    fn committed(offset: i64, metadata: Option<String>) -> Vec<PartitionOffset> {
+        let (topic, offset) = ("orders".to_owned(), Some(offset));
+        vec![PartitionOffset { topic, partition: 0, offset, metadata, failure: None }]
+    }
+
+    fn take(group: &mut GroupState, offsets: Vec<PartitionOffset>) -> Option<Arc<ProgressReport>> {
+        group.is_new = false;
+        group.take_offsets(offsets, Instant::now(), 0);
+        group.offsets["orders"][0].report.clone()
+    }
+
+    #[test]
+    fn a_report_that_has_not_changed_is_not_read_from_its_text_again() {
+        let mut group = GroupState::default();
+        let first = take(&mut group, committed(7, Some(report(1)))).unwrap();
+        assert!(group.is_new);
+        let same = take(&mut group, committed(7, Some(report(1)))).unwrap();
+        assert!(Arc::ptr_eq(&first, &same), "it was parsed again");
+        assert!(!group.is_new, "and is nothing new");
+        let other = take(&mut group, committed(7, Some(report(2)))).unwrap();
+        assert_eq!((other.sequence, group.is_new), (2, true));
+        assert_eq!(take(&mut group, committed(7, None)), None, "another client committed");
+    }
+
+    #[test]
+    fn a_group_that_is_refused_is_asked_for_every_ten_seconds_and_another_one_every_second() {
+        let (mut group, begin) = (GroupState::default(), Instant::now());
+        let mut brokers = super::super::brokers::Brokers::default();
+        brokers.add([1]);
+        let broker = group.coordinator.broker(&brokers).unwrap();
+        group.active = true;
+        assert!(group.is_due(0, begin));
+        let error = ReadError { reason: reason::ACCESS_DENIED, message: String::new() };
+        group.was_refused(error, begin);
+        let due: Vec<u32> = (0..=11).filter(|n| group.is_due(0, begin + *n * SECOND)).collect();
+        assert_eq!(due, [10, 11]);
+        group.coordinator.found(broker);
+        take(&mut group, committed(7, None));
+        assert!(group.failed.is_none() && group.is_due(0, Instant::now()), "it is allowed by now");
+    }
+
+    #[test]
+    fn the_start_of_an_expired_group_is_asked_for_every_five_seconds() {
+        let (mut group, begin) = (GroupState::default(), Instant::now());
+        group.expired = vec![("orders".into(), 3)];
+        let asked = |n: &u32| !group.expired_that_are_due(begin + *n * SECOND).is_empty();
+        assert_eq!((0..=12).filter(asked).collect::<Vec<_>>(), [0, 5, 10]);
+    }
+
+    #[test]
+    fn what_a_broker_says_of_one_partition_s_offset_is_said_with_the_partition() {
+        let mut group = GroupState::default();
+        group.coordinator.found(1);
+        let described = Ok((String::new(), vec![1, 1]));
+        let topic = topics::described(None, &answers::Topic { name: "orders".into(), described });
+        let mut topics = BTreeMap::from([("orders".to_owned(), topic)]);
+        let offset = |partition, failure| PartitionOffset {
+            topic: "orders".to_owned(),
+            partition,
+            offset: Some(5),
+            metadata: None,
+            failure,
+        };
+        let both = vec![offset(0, None), offset(1, None)];
+        topics::take_ends(&mut topics, both, false, 1, Instant::now());
+        let code = RDKafkaErrorCode::UnstableOffsetCommit;
+        let failure = Some(Failure { code, words: "librdkafka's own".to_owned() });
+        let offsets = vec![offset(0, None), offset(1, failure)];
+        group.take_offsets(offsets, Instant::now(), 1);
+        let view = view("kafka:9092", &["orders".to_owned()], &topics, &mut group, false);
+        let error = view.error.unwrap();
+        assert_eq!(error.reason, reason::PARTLY_KNOWN);
+        let said = "the committed offsets of 1 of 2 partitions could not be read (orders-1): ";
+        assert_eq!(error.message, format!("{said}{code}"));
+        let snapshot = view.snapshot.unwrap();
+        assert_eq!(snapshot.partitions[1].committed, Committed::Unknown);
+        let unread = TopicPartition { topic: "orders".into(), partition: 1 };
+        assert!(view.unread.is_known(&snapshot.partitions[0].id) && !view.unread.is_known(&unread));
     }
 }

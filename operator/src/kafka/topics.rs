@@ -30,14 +30,13 @@ pub struct TopicState {
     pub id: Option<String>,
     /// Its partitions, or what the broker said of it.
     pub partitions: Result<Vec<PartitionState>, Option<Failure>>,
-    /// Whether a broker has answered that the topic does not exist, once, though it did before.
+    /// Whether one answer has said that the topic does not exist, and none has confirmed it.
     is_missing_once: bool,
     /// When an end last moved, or the topic was found.
     moved_at: Instant,
-    /// When its ends of each kind, and its starts, were last read.
+    /// When its ends of each kind were last read.
     committed_ends_at: Option<Instant>,
     ends_at: Option<Instant>,
-    starts_at: Option<Instant>,
     /// Whether something was read, or could not be, since it was last published.
     is_touched: bool,
 }
@@ -66,16 +65,18 @@ pub struct Due {
     pub committed_ends: bool,
     /// The high watermarks.
     pub ends: bool,
-    /// The starts.
-    pub starts: bool,
+    /// The starts of those partitions whose one is older than this, or unknown.
+    pub starts_older_than: Duration,
 }
 
 /// A partition, as far as it is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartitionState {
     leader: i32,
-    /// The first offset that can be read.
+    /// The first offset that can be read, and when it was last asked for: that of one partition is at times read more often
+    /// than those of the others.
     pub start: Option<i64>,
+    start_at: Option<Instant>,
     /// The last stable offset.
     pub committed_end: End,
     /// The high watermark.
@@ -103,11 +104,9 @@ impl TopicState {
         &self.name
     }
 
-    /// Its partitions: number, leader, and whether the log's start was ever read.
-    pub fn partitions(&self) -> impl Iterator<Item = (i32, i32, bool)> {
-        (0..)
-            .zip(self.partitions.iter().flatten())
-            .map(|(number, state)| (number, state.leader, state.start.is_some()))
+    /// Its partitions, by number.
+    pub fn partitions(&self) -> impl Iterator<Item = (i32, &PartitionState)> {
+        (0..).zip(self.partitions.iter().flatten())
     }
 
     /// How many partitions it has, where that is known.
@@ -122,8 +121,8 @@ impl TopicState {
     }
 
     /// Whether records have arrived within five minutes.
-    pub fn is_active(&self) -> bool {
-        self.moved_at.elapsed() < IDLE_AFTER
+    pub fn is_active(&self, now: Instant) -> bool {
+        now.duration_since(self.moved_at) < IDLE_AFTER
     }
 
     /// Whether it is not known, or a broker has said so.
@@ -131,9 +130,14 @@ impl TopicState {
         self.partitions.is_err() || self.is_missing_once
     }
 
-    /// Whether one broker has answered that it does not exist, and none has confirmed it.
+    /// Whether one answer has said that it does not exist, and none has confirmed it.
     pub fn is_missing_once(&self) -> bool {
         self.is_missing_once
+    }
+
+    /// Whether it is known not to exist.
+    fn is_missing(&self) -> bool {
+        matches!(&self.partitions, Err(Some(failure)) if is_missing(failure))
     }
 
     /// Whether there is something to publish.
@@ -147,14 +151,14 @@ impl TopicState {
     }
 
     /// What is to be read now.
-    pub fn due(&self, need: Need) -> Due {
-        let older = |at: Option<Instant>, than| at.is_none_or(|at| at.elapsed() >= than);
+    pub fn due(&self, need: Need, now: Instant) -> Due {
+        let older = |at: Option<Instant>, than| at.is_none_or(|at| now.duration_since(at) >= than);
         let (ends, starts) =
             if need.is_active { (Duration::ZERO, STARTS) } else { (IDLE_ENDS, IDLE_STARTS) };
         Due {
             committed_ends: need.committed && older(self.committed_ends_at, ends),
             ends: need.uncommitted && older(self.ends_at, ends),
-            starts: older(self.starts_at, starts),
+            starts_older_than: starts,
         }
     }
 
@@ -164,9 +168,9 @@ impl TopicState {
 }
 
 /// A topic after it was described: what is known of its partitions stays, unless it was recreated. A broker that has just
-/// started knows no topic for a moment: what is known is dropped when a second answer says the same.
+/// started knows no topic for a moment: that one is missing is said, and what is known of it is dropped, when a second
+/// answer says the same.
 pub fn described(known: Option<TopicState>, topic: &answers::Topic) -> TopicState {
-    use RDKafkaErrorCode as Code;
     let state = |name, id, partitions| TopicState {
         name,
         id,
@@ -175,7 +179,6 @@ pub fn described(known: Option<TopicState>, topic: &answers::Topic) -> TopicStat
         moved_at: Instant::now(),
         committed_ends_at: None,
         ends_at: None,
-        starts_at: None,
         is_touched: true,
     };
     let name =
@@ -197,29 +200,39 @@ pub fn described(known: Option<TopicState>, topic: &answers::Topic) -> TopicStat
             same
         }
         Err(failure) => {
-            let is_missing =
-                matches!(failure.code, Code::UnknownTopicOrPartition | Code::UnknownTopic);
+            let is_missing = is_missing(failure);
             match known {
-                Some(mut known)
-                    if is_missing && known.partitions.is_ok() && !known.is_missing_once =>
-                {
-                    known.is_missing_once = true;
-                    known
+                Some(known) if known.is_missing_once || known.is_missing() || !is_missing => {
+                    state(name, None, Err(Some(failure.clone())))
                 }
-                _ => state(name, None, Err(Some(failure.clone()))),
+                Some(known) => TopicState { is_missing_once: true, ..known },
+                None if is_missing => {
+                    TopicState { is_missing_once: true, ..state(name, None, Err(None)) }
+                }
+                None => state(name, None, Err(Some(failure.clone()))),
             }
         }
     }
 }
 
+/// Whether a failure says that a topic does not exist.
+fn is_missing(failure: &Failure) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(failure.code, Code::UnknownTopicOrPartition | Code::UnknownTopic)
+}
+
 /// Takes log starts in.
-pub fn take_starts(topics: &mut BTreeMap<String, TopicState>, offsets: &[PartitionOffset]) {
-    let now = Instant::now();
+pub fn take_starts(
+    topics: &mut BTreeMap<String, TopicState>,
+    offsets: &[PartitionOffset],
+    now: Instant,
+) {
     for offset in offsets {
         let Some(topic) = topics.get_mut(&offset.topic) else { continue };
-        (topic.starts_at, topic.is_touched) = (Some(now), true);
-        if let (Some(partition), Some(start)) = (topic.partition(offset.partition), offset.offset) {
-            partition.start = Some(start);
+        topic.is_touched = true;
+        if let Some(partition) = topic.partition(offset.partition) {
+            partition.start_at = Some(now);
+            partition.start = offset.offset.or(partition.start);
         }
     }
 }
@@ -230,8 +243,8 @@ pub fn take_ends(
     offsets: Vec<PartitionOffset>,
     committed: bool,
     now: Millis,
+    instant: Instant,
 ) {
-    let instant = Instant::now();
     for offset in offsets {
         let Some(topic) = topics.get_mut(&offset.topic) else { continue };
         let Some(partition) = topic.partition(offset.partition) else { continue };
@@ -298,15 +311,23 @@ pub struct LeaderQueries {
 pub fn queries(
     topics: &BTreeMap<String, TopicState>,
     needs: BTreeMap<&str, Need>,
+    now: Instant,
 ) -> BTreeMap<i32, LeaderQueries> {
     let mut leaders: BTreeMap<i32, LeaderQueries> = BTreeMap::new();
     for (name, need) in needs {
         let Some(topic) = topics.get(name) else { continue };
-        let due = topic.due(need);
-        for (number, leader, has_start) in topic.partitions() {
-            let queries = leaders.entry(leader).or_default();
+        let due = topic.due(need, now);
+        for (number, partition) in topic.partitions() {
+            let starts = partition.start.is_none()
+                || partition
+                    .start_at
+                    .is_none_or(|at| now.duration_since(at) >= due.starts_older_than);
+            if !(starts || due.committed_ends || due.ends) {
+                continue;
+            }
+            let queries = leaders.entry(partition.leader).or_default();
             for (list, is_due) in [
-                (&mut queries.starts, due.starts || !has_start),
+                (&mut queries.starts, starts),
                 (&mut queries.committed_ends, due.committed_ends),
                 (&mut queries.ends, due.ends),
             ] {
@@ -317,4 +338,116 @@ pub fn queries(
         }
     }
     leaders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn answer(leaders: &[i32]) -> answers::Topic {
+        let described = Ok(("id".to_owned(), leaders.to_vec()));
+        answers::Topic { name: "orders".to_owned(), described }
+    }
+
+    fn missing() -> answers::Topic {
+        let failure = Failure { code: RDKafkaErrorCode::UnknownTopic, words: String::new() };
+        answers::Topic { name: "orders".to_owned(), described: Err(failure) }
+    }
+
+    fn topics(leaders: &[i32]) -> BTreeMap<String, TopicState> {
+        BTreeMap::from([("orders".to_owned(), described(None, &answer(leaders)))])
+    }
+
+    fn offsets(partitions: impl IntoIterator<Item = i32>, at: i64) -> Vec<PartitionOffset> {
+        let offset = |partition| PartitionOffset {
+            topic: "orders".to_owned(),
+            partition,
+            offset: Some(at),
+            metadata: None,
+            failure: None,
+        };
+        partitions.into_iter().map(offset).collect()
+    }
+
+    /// What is asked of broker 1 now, for a follower that looks at the topic as the reader does.
+    fn asked(topics: &BTreeMap<String, TopicState>, now: Instant) -> LeaderQueries {
+        let mut need = Need::default();
+        need.add(false, topics["orders"].is_active(now));
+        queries(topics, BTreeMap::from([("orders", need)]), now).remove(&1).unwrap_or_default()
+    }
+
+    #[test]
+    fn ends_that_have_not_moved_for_five_minutes_are_read_every_five_seconds_until_one_moves() {
+        let mut topics = topics(&[1, 1]);
+        let begin = Instant::now();
+        let seconds_with_ends =
+            |topics: &mut BTreeMap<_, _>, seconds: std::ops::Range<u32>, end| {
+                let read = |second: &u32| {
+                    let now = begin + *second * SECOND;
+                    let ends = asked(topics, now).ends;
+                    take_ends(topics, offsets(ends.iter().map(|(_, n)| *n), end), false, 0, now);
+                    !ends.is_empty()
+                };
+                seconds.filter(read).collect::<Vec<_>>()
+            };
+        assert_eq!(seconds_with_ends(&mut topics, 0..300, 7).len(), 300, "every second at first");
+        let idle = seconds_with_ends(&mut topics, 301..331, 7);
+        assert_eq!(idle, [304, 309, 314, 319, 324, 329]);
+        // A record arrives, and is seen by the next reading of the ends.
+        assert_eq!(seconds_with_ends(&mut topics, 331..335, 8), [334]);
+        assert_eq!(seconds_with_ends(&mut topics, 335..345, 8).len(), 10, "every second again");
+    }
+
+    #[test]
+    fn a_start_that_is_read_for_an_expired_group_leaves_the_others_as_due_as_they_were() {
+        let mut topics = topics(&[1, 1, 1]);
+        let begin = Instant::now();
+        take_starts(&mut topics, &offsets(0..3, 0), begin);
+        assert_eq!(asked(&topics, begin + SECOND).starts, []);
+        let mut seconds = Vec::new();
+        for second in 1..=30_u32 {
+            let now = begin + second * SECOND;
+            let starts = asked(&topics, now).starts;
+            if starts.iter().any(|(_, number)| *number == 1) {
+                seconds.push(second);
+            }
+            take_starts(&mut topics, &offsets(starts.into_iter().map(|(_, n)| n), 0), now);
+            // The reader asks for that of partition 0 every five seconds.
+            if second % 5 == 0 {
+                take_starts(&mut topics, &offsets([0], 0), now);
+            }
+        }
+        assert_eq!(seconds, [10, 20, 30]);
+    }
+
+    #[test]
+    fn a_topic_is_missing_when_two_answers_have_said_so() {
+        let known = described(None, &answer(&[1]));
+        let once = described(Some(known), &missing());
+        assert!(once.is_missing_once() && once.is_to_be_described_again());
+        assert_eq!(once.count(), Some(1), "what is known stays");
+        let back = described(Some(once.clone()), &answer(&[1]));
+        assert!(!back.is_missing_once() && !back.is_to_be_described_again());
+        let twice = described(Some(once), &missing());
+        assert_eq!(twice.partitions.unwrap_err().unwrap().code, RDKafkaErrorCode::UnknownTopic);
+    }
+
+    #[test]
+    fn one_answer_does_not_make_a_topic_missing_that_was_never_described() {
+        let once = described(None, &missing());
+        assert!(once.is_missing_once() && once.is_to_be_described_again());
+        assert_eq!(once.partitions, Err(None), "there is nothing to say yet");
+        let twice = described(Some(once), &missing());
+        assert!(twice.partitions.unwrap_err().is_some());
+    }
+
+    #[test]
+    fn another_error_of_a_topic_is_said_at_once() {
+        let failure =
+            Failure { code: RDKafkaErrorCode::TopicAuthorizationFailed, words: String::new() };
+        let refused = answers::Topic { name: "orders".to_owned(), described: Err(failure) };
+        assert!(described(None, &refused).partitions.unwrap_err().is_some());
+    }
 }

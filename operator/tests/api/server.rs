@@ -290,7 +290,8 @@ impl Server {
         self.get("deployments", name)?["spec"]["replicas"].as_i64()
     }
 
-    async fn answer(&self, request: Request<Body>) -> Result<Answer, std::io::Error> {
+    /// Answers one request.
+    pub async fn answer(&self, request: Request<Body>) -> Result<Answer, std::io::Error> {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path().to_owned();
         let query: BTreeMap<String, String> = parts
@@ -508,10 +509,11 @@ impl Server {
                             let line = format!("{}\n", json!({ "type": "ERROR", "object": gone }));
                             return Some((line, u64::MAX));
                         }
-                        let next = state.log.iter().find_map(|change| {
-                            let new = change.version > seen && change.plural == plural;
+                        // The log is sorted by version.
+                        let unseen = state.log.partition_point(|change| change.version <= seen);
+                        let next = state.log[unseen..].iter().find_map(|change| {
                             let here = all || change.namespace == namespace;
-                            if !new || !here {
+                            if change.plural != plural || !here {
                                 return None;
                             }
                             let event = change.event(selector.as_ref())?;
