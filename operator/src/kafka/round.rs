@@ -19,7 +19,7 @@ use super::{
     brokers::Search,
     errors::{commits_error, ends_error, topic_error},
     port::{ReadError, Unread},
-    topics::{self, TopicState},
+    topics::TopicState,
 };
 
 /// A group that this client may not read is asked for again after so long.
@@ -302,8 +302,12 @@ pub fn protocol(heartbeat_millis: Option<&str>) -> GroupProtocol {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rdkafka::types::RDKafkaErrorCode;
+
+    use super::{
+        super::{brokers::Brokers, topics},
+        *,
+    };
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -339,7 +343,7 @@ mod tests {
     #[test]
     fn a_group_that_is_refused_is_asked_for_every_ten_seconds_and_another_one_every_second() {
         let (mut group, begin) = (GroupState::default(), Instant::now());
-        let mut brokers = super::super::brokers::Brokers::default();
+        let mut brokers = Brokers::default();
         brokers.add([1]);
         let broker = group.coordinator.broker(&brokers).unwrap();
         group.active = true;

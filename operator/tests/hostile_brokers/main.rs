@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fake_broker::{Answers, FakeBroker};
+use fake_broker::{Answers, FakeBroker, LIST_OFFSETS, METADATA, OFFSET_FETCH};
 use sluice_crds::{
     conditions::reason,
     config::KafkaConfig,
@@ -35,11 +35,15 @@ struct Followed {
 
 impl Followed {
     fn new(readers: &Readers, servers: &str) -> Self {
+        Self::of_group(readers, servers, "billing")
+    }
+
+    fn of_group(readers: &Readers, servers: &str, group: &str) -> Self {
         let (wake, readings) = mpsc::channel();
         let config = KafkaConfig {
             bootstrap_servers: servers.to_owned(),
             topics: vec!["orders".to_owned()],
-            group_id: "billing".to_owned(),
+            group_id: group.to_owned(),
             protocol: GroupProtocol::Classic,
             isolation: Isolation::ReadUncommitted,
             properties: BTreeMap::new(),
@@ -125,8 +129,7 @@ fn ten_thousand_announced_brokers_start_no_more_than_a_thousand_threads() {
         }
         return;
     }
-    let nobody: SocketAddr = "127.0.0.1:1".parse().unwrap();
-    let others = (2..=10_000).map(|id| (id, nobody)).collect();
+    let others = (2..=10_000).map(|id| (id, "127.0.0.1".to_owned(), 1)).collect();
     let broker = FakeBroker::start(Answers { others, ..Answers::default() });
     in_a_child(NAME, broker.address);
 }
@@ -143,4 +146,99 @@ fn a_server_that_answers_like_ssh_is_no_kafka_broker() {
     });
     let message = reading.error.unwrap().message;
     assert!(!message.contains("SSH") && !message.contains("1397966893"), "{message}");
+}
+
+fn follow(readers: &Readers, broker: &FakeBroker, group: &str) -> Followed {
+    Followed::of_group(readers, &broker.address.to_string(), group)
+}
+
+#[test]
+fn no_call_names_more_than_five_hundred_partitions_and_all_are_read() {
+    let broker = FakeBroker::start(Answers { partitions: 1_300, ..Answers::default() });
+    let readers = Readers::default();
+    let followed = follow(&readers, &broker, "billing");
+    let read = followed.until("all is read", |r| r.error.is_none() && r.snapshot.is_some());
+    let partitions = &read.snapshot.unwrap().partitions;
+    assert!(partitions.len() == 1_300 && partitions.iter().all(|p| p.lag() == Some(5)));
+    for api in [LIST_OFFSETS, OFFSET_FETCH] {
+        let asked: Vec<usize> = broker.asked(api).iter().map(|asked| asked.named).collect();
+        assert!(asked.iter().all(|count| *count <= 500), "{api}: {asked:?}");
+        assert!(asked.contains(&300), "{api}: {asked:?}");
+    }
+}
+
+#[test]
+fn a_group_that_may_not_be_read_neither_blocks_nor_slows_the_others() {
+    let group = |name: &str| match name {
+        "secret" => fake_broker::Group { error: 30, ..Default::default() },
+        _ => Default::default(),
+    };
+    let broker = FakeBroker::start(Answers { partitions: 4, group, ..Answers::default() });
+    let readers = Readers::default();
+    let secret = follow(&readers, &broker, "secret");
+    let billing = follow(&readers, &broker, "billing");
+    secret.until("it is refused", has_reason(reason::ACCESS_DENIED));
+    let asked = |group: &str| {
+        let asked = broker.asked(OFFSET_FETCH).into_iter();
+        asked.filter(|asked| asked.group == group).count()
+    };
+    let searches = || broker.asked(METADATA).iter().filter(|asked| asked.named == 0).count();
+    let before = (asked("secret"), asked("billing"), searches());
+    billing.until("it was read six times more", |_| asked("billing") >= before.1 + 6);
+    assert!(asked("secret") <= before.0 + 1, "a refusal is asked for again every ten seconds");
+    assert!(billing.group.reading().error.is_none());
+    assert_eq!(searches(), before.2, "no other broker is looked for");
+}
+
+#[test]
+fn a_search_for_a_coordinator_holds_up_no_other_group() {
+    let group = |name: &str| match name {
+        "lost" => fake_broker::Group { error: 16, ..Default::default() },
+        _ => Default::default(),
+    };
+    let answers = Answers { partitions: 4, hides_brokers: true, group, ..Answers::default() };
+    let broker = FakeBroker::start(answers);
+    let readers = Readers::default();
+    let _lost = follow(&readers, &broker, "lost");
+    let billing = follow(&readers, &broker, "billing");
+    // Who the brokers are is asked, and never answered: a request lasts three seconds.
+    let search = || {
+        let fetched = broker.asked(OFFSET_FETCH).first()?.at;
+        let mut asked = broker.asked(METADATA).into_iter();
+        asked.find(|asked| asked.named == 0 && asked.at > fetched).map(|asked| asked.at)
+    };
+    billing.until("the search", |_| search().is_some());
+    let search = search().unwrap();
+    let during = |broker: &FakeBroker| {
+        let asked = broker.asked(OFFSET_FETCH).into_iter();
+        let since = asked.filter(|asked| asked.group == "billing" && asked.at > search);
+        since.map(|asked| asked.at.duration_since(search)).collect::<Vec<_>>()
+    };
+    billing.until("it is read meanwhile", |_| during(&broker).len() >= 2);
+    let first = during(&broker)[0];
+    assert!(first < Duration::from_millis(2_500), "{first:?}");
+}
+
+#[test]
+fn what_is_said_of_one_partition_s_offset_reaches_the_reading() {
+    let group = |_: &str| fake_broker::Group { error_of_last: 29, ..Default::default() };
+    let broker = FakeBroker::start(Answers { partitions: 4, group, ..Answers::default() });
+    let readers = Readers::default();
+    let followed = follow(&readers, &broker, "billing");
+    let reading = followed.until("the refusal", has_reason(reason::ACCESS_DENIED));
+    let message = reading.error.unwrap().message;
+    let said = "the committed offsets of 1 of 4 partitions could not be read (orders-3): ";
+    assert!(message.starts_with(said) && message.contains("authorization"), "{message}");
+    let partitions = &reading.snapshot.unwrap().partitions;
+    assert!(partitions[0].lag() == Some(5) && partitions[3].lag().is_none());
+}
+
+#[test]
+fn a_topic_that_one_answer_does_not_know_is_not_called_missing() {
+    let answers = Answers { partitions: 4, unknown_at_first: 1, ..Answers::default() };
+    let broker = FakeBroker::start(answers);
+    let readers = Readers::default();
+    let followed = follow(&readers, &broker, "billing");
+    let reading = followed.until("the topic", |r| r.error.is_some() || r.snapshot.is_some());
+    assert_eq!(reading.error, None);
 }
