@@ -21,16 +21,11 @@ use rdkafka::{bindings as c, error::KafkaError, types::RDKafkaErrorCode};
 use super::{
     Limits,
     answers::{
-        Answer, Failure, GroupDescription, NO_LEADER, OffsetSpec, PartitionOffset, State, Topic,
+        Answer, Failure, GroupDescription, LARGEST_METADATA, MOST_ASSIGNED, MOST_MEMBERS,
+        NO_LEADER, OffsetSpec, PartitionOffset, State, Topic,
     },
     client::{Client, string},
 };
-
-/// The most members of a group, and partitions that are assigned to all of them, that are copied.
-const MOST_MEMBERS: usize = 5_000;
-const MOST_ASSIGNED: usize = 200_000;
-/// The largest metadata of a committed offset that is copied. A broker keeps 4 KiB by default; a larger one holds no report.
-const LARGEST_METADATA: usize = 16 * 1_024;
 
 /// A client of one Kafka cluster for admin calls.
 pub struct Admin {
@@ -455,6 +450,7 @@ unsafe fn partition_offset(element: &c::rd_kafka_topic_partition_t) -> Partition
         // A failed broker is hidden as "no error" and a negative offset.
         offset: (!failed && element.offset >= 0).then_some(element.offset),
         metadata: metadata.filter(|text| !text.is_empty()),
+        is_metadata_too_large: element.metadata_size > LARGEST_METADATA,
         failure: failed.then(|| Failure { code, words: code.to_string() }),
     }
 }

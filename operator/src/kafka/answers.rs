@@ -5,6 +5,14 @@ use rdkafka::types::RDKafkaErrorCode;
 #[cfg(doc)]
 use super::admin::Admin;
 
+/// The most members of a group, and partitions that are assigned to all of them, that are read.
+pub const MOST_MEMBERS: usize = 5_000;
+/// See [`MOST_MEMBERS`].
+pub const MOST_ASSIGNED: usize = 200_000;
+/// The most bytes of a committed offset's metadata that are read. A broker keeps 4 KiB by default; a larger one holds no
+/// report.
+pub const LARGEST_METADATA: usize = 16 * 1_024;
+
 /// Which end of a partition is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OffsetSpec {
@@ -26,8 +34,10 @@ pub struct PartitionOffset {
     pub partition: i32,
     /// The offset; negative values are librdkafka's way of saying that it does not know.
     pub offset: Option<i64>,
-    /// The metadata that was committed with the offset.
+    /// The metadata that was committed with the offset, unless it is too large.
     pub metadata: Option<String>,
+    /// Whether there is more metadata than [`LARGEST_METADATA`].
+    pub is_metadata_too_large: bool,
     /// What the broker said of this partition, if it was an error.
     pub failure: Option<Failure>,
 }
@@ -61,7 +71,7 @@ pub struct GroupDescription {
     pub state: State,
     /// Its members: client id and assignment.
     pub members: Vec<(String, Vec<(String, i32)>)>,
-    /// Whether there are more than are read.
+    /// Whether there are more than [`MOST_MEMBERS`], or more than [`MOST_ASSIGNED`] partitions are assigned to them.
     pub is_cut: bool,
 }
 

@@ -32,7 +32,7 @@ impl fmt::Display for Cause {
             Self::Unresolved => "the name does not resolve",
             Self::TimedOut => "timed out",
             Self::NotKafka => "not a Kafka broker, or one that requires TLS",
-            Self::TooLarge => "an answer is larger than what the operator accepts",
+            Self::TooLarge => "an answer is larger than the 4 MiB that the operator accepts",
             Self::NoConnection => "there is no connection",
         })
     }

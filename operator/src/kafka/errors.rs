@@ -4,7 +4,12 @@ use rdkafka::types::RDKafkaErrorCode;
 use sluice_crds::conditions::reason;
 use sluice_planner::snapshot::TopicPartition;
 
-use super::{Limits, answers::Failure, cause::Cause, port::ReadError};
+use super::{
+    Limits,
+    answers::{Failure, LARGEST_METADATA, MOST_ASSIGNED, MOST_MEMBERS},
+    cause::Cause,
+    port::ReadError,
+};
 
 /// What is wrong where the ends of some partitions, or of `all`, could not be read.
 pub fn ends_error(
@@ -41,6 +46,31 @@ pub fn commits_error(failed: &[(TopicPartition, &Failure)], all: usize) -> Optio
         name(failure)
     );
     Some(ReadError { reason, message })
+}
+
+/// Committed offsets that carry more metadata than is read: the offsets themselves are known.
+pub fn metadata_error(oversized: &[TopicPartition], all: usize) -> Option<ReadError> {
+    let first = oversized.first()?;
+    let message = format!(
+        "the committed offsets of {} of {all} partitions ({}-{}) carry more metadata than the {} KiB \
+         that the operator reads: the progress reports in it are not known",
+        oversized.len(),
+        first.topic,
+        first.partition,
+        LARGEST_METADATA / 1_024
+    );
+    Some(ReadError { reason: reason::PARTLY_KNOWN, message })
+}
+
+/// The group has more members than are read.
+pub fn too_many_members() -> ReadError {
+    ReadError {
+        reason: reason::TOO_MANY_MEMBERS,
+        message: format!(
+            "the group has more than {MOST_MEMBERS} members, or more than {MOST_ASSIGNED} partitions \
+             are assigned to them: the operator reads no more"
+        ),
+    }
 }
 
 /// Whether this client may not do what it asked for: every broker would say so.

@@ -509,10 +509,11 @@ impl<'a> Reader<'a> {
                 self.brokers.add(leaders.iter().copied());
             }
             let known = self.topics.remove(&topic.name);
-            let state = topics::described(known, &topic);
+            let state = topics::described(known, &topic, self.limits.partitions);
             is_behind |= state.is_missing_once();
             self.topics.insert(topic.name.clone(), state);
         }
+        self.drop_what_nobody_reads();
         if is_behind && let Some(broker) = broker {
             // It may have started just now: another one is to agree before what is known is dropped.
             self.metadata_broker.refused(broker, &self.brokers);
@@ -521,6 +522,17 @@ impl<'a> Reader<'a> {
         if self.round.is_some() {
             self.ask_what_is_known(&self.followed());
         }
+    }
+
+    /// Drops the partitions of topics that are followed only by groups with more of them than allowed: a broker can announce
+    /// any number.
+    fn drop_what_nobody_reads(&mut self) {
+        let groups = self.followed();
+        let readable = groups.iter().filter(|group| self.excess(group).is_none());
+        let read: HashSet<&str> =
+            readable.flat_map(|group| group.what().topics.iter().map(String::as_str)).collect();
+        let unread = self.topics.iter_mut().filter(|(name, _)| !read.contains(name.as_str()));
+        unread.for_each(|(_, topic)| topic.drop_partitions());
     }
 
     /// The broker that is asked for topics did not answer: another one is asked, and all around who there is.

@@ -7,9 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sluice_crds::{
-    conditions::reason, kafkaconsumer::kafka::GroupProtocol, report::ProgressReport,
-};
+use sluice_crds::{kafkaconsumer::kafka::GroupProtocol, report::ProgressReport};
 use sluice_planner::snapshot::{
     Committed, Group, GroupState as State, Member, Millis, Partition, Snapshot, TopicPartition,
 };
@@ -17,7 +15,7 @@ use sluice_planner::snapshot::{
 use super::{
     answers::{self, Failure, GroupDescription, PartitionOffset},
     brokers::Search,
-    errors::{commits_error, ends_error, topic_error},
+    errors::{commits_error, ends_error, metadata_error, too_many_members, topic_error},
     port::{ReadError, Unread},
     topics::TopicState,
 };
@@ -38,12 +36,20 @@ struct Commit {
     report: Option<Arc<ProgressReport>>,
     /// The hash of the metadata that the report was read from.
     hash: u64,
+    /// Whether it carries more metadata than is read.
+    is_metadata_too_large: bool,
     /// Why it could not be read.
     failure: Option<Failure>,
 }
 
-const UNREAD: Commit =
-    Commit { committed: Committed::Unknown, at: 0, report: None, hash: 0, failure: None };
+const UNREAD: Commit = Commit {
+    committed: Committed::Unknown,
+    at: 0,
+    report: None,
+    hash: 0,
+    is_metadata_too_large: false,
+    failure: None,
+};
 
 /// A group, as far as it is known.
 #[derive(Clone, Debug, Default)]
@@ -161,6 +167,7 @@ impl GroupState {
             }
             self.is_new |= hash != commit.hash || committed != commit.committed;
             (commit.hash, commit.committed, commit.at) = (hash, committed, now);
+            commit.is_metadata_too_large = offset.is_metadata_too_large;
             commit.failure = offset.failure;
         }
     }
@@ -169,10 +176,7 @@ impl GroupState {
     pub fn take_members(&mut self, description: GroupDescription, now: Millis) {
         self.members_at = Some(Instant::now());
         (self.is_touched, self.is_new) = (true, true);
-        self.members_failed = description.is_cut.then(|| ReadError {
-            reason: reason::TOO_MANY_MEMBERS,
-            message: "the group has more members than the operator reads".to_owned(),
-        });
+        self.members_failed = description.is_cut.then(too_many_members);
         if description.is_cut {
             self.members = None;
             return;
@@ -237,7 +241,7 @@ pub fn view(
         }
     }
     let mut partitions = Vec::with_capacity(known.iter().map(|(_, list)| list.len()).sum());
-    let (mut silent, mut uncommitted) = (Vec::new(), Vec::new());
+    let (mut silent, mut uncommitted, mut oversized) = (Vec::new(), Vec::new(), Vec::new());
     for (topic, states) in &known {
         let commits = group.offsets.get(&**topic.name()).map_or(&[][..], Vec::as_slice);
         for (index, state) in states.iter().enumerate() {
@@ -247,6 +251,7 @@ pub fn view(
             let id = TopicPartition { topic: Arc::clone(topic.name()), partition };
             silent.extend(end.failure.as_ref().map(|failure| (id.clone(), failure)));
             uncommitted.extend(commit.failure.as_ref().map(|failure| (id.clone(), failure)));
+            oversized.extend(commit.is_metadata_too_large.then(|| id.clone()));
             partitions.push(Partition {
                 id,
                 start: state.start,
@@ -282,6 +287,7 @@ pub fn view(
     let error = ends_error(addresses, &silent, all)
         .or_else(|| group.failed.clone())
         .or_else(|| commits_error(&uncommitted, all))
+        .or_else(|| metadata_error(&oversized, all))
         .or_else(|| group.members_failed.clone());
     let is_idle = !known.iter().any(|(topic, _)| topic.is_active(Instant::now()));
     let is_quiet = !is_new && !group.active && error.is_none();
@@ -303,6 +309,7 @@ pub fn protocol(heartbeat_millis: Option<&str>) -> GroupProtocol {
 #[cfg(test)]
 mod tests {
     use rdkafka::types::RDKafkaErrorCode;
+    use sluice_crds::conditions::reason;
 
     use super::{
         super::{brokers::Brokers, topics},
@@ -318,7 +325,14 @@ mod tests {
 
     fn committed(offset: i64, metadata: Option<String>) -> Vec<PartitionOffset> {
         let (topic, offset) = ("orders".to_owned(), Some(offset));
-        vec![PartitionOffset { topic, partition: 0, offset, metadata, failure: None }]
+        vec![PartitionOffset {
+            topic,
+            partition: 0,
+            offset,
+            metadata,
+            is_metadata_too_large: false,
+            failure: None,
+        }]
     }
 
     fn take(group: &mut GroupState, offsets: Vec<PartitionOffset>) -> Option<Arc<ProgressReport>> {
@@ -370,13 +384,15 @@ mod tests {
         let mut group = GroupState::default();
         group.coordinator.found(1);
         let described = Ok((String::new(), vec![1, 1]));
-        let topic = topics::described(None, &answers::Topic { name: "orders".into(), described });
+        let topic = answers::Topic { name: "orders".into(), described };
+        let topic = topics::described(None, &topic, 10);
         let mut topics = BTreeMap::from([("orders".to_owned(), topic)]);
         let offset = |partition, failure| PartitionOffset {
             topic: "orders".to_owned(),
             partition,
             offset: Some(5),
             metadata: None,
+            is_metadata_too_large: false,
             failure,
         };
         let both = vec![offset(0, None), offset(1, None)];

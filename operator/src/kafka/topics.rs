@@ -28,8 +28,10 @@ pub struct TopicState {
     name: Arc<str>,
     /// Its id.
     pub id: Option<String>,
-    /// Its partitions, or what the broker said of it.
+    /// Its partitions, or what the broker said of it. None are kept while nobody may read so many.
     pub partitions: Result<Vec<PartitionState>, Option<Failure>>,
+    /// How many partitions the broker announced.
+    announced: usize,
     /// Whether one answer has said that the topic does not exist, and none has confirmed it.
     is_missing_once: bool,
     /// When an end last moved, or the topic was found.
@@ -111,7 +113,7 @@ impl TopicState {
 
     /// How many partitions it has, where that is known.
     pub fn count(&self) -> Option<usize> {
-        self.partitions.as_ref().ok().map(Vec::len)
+        self.partitions.as_ref().ok().map(|_| self.announced)
     }
 
     /// A partition's leader.
@@ -162,6 +164,13 @@ impl TopicState {
         }
     }
 
+    /// Drops what is known of the partitions, and keeps their number.
+    pub fn drop_partitions(&mut self) {
+        if let Ok(partitions) = &mut self.partitions {
+            *partitions = Vec::new();
+        }
+    }
+
     fn partition(&mut self, number: i32) -> Option<&mut PartitionState> {
         self.partitions.as_mut().ok()?.get_mut(usize::try_from(number).ok()?)
     }
@@ -169,12 +178,13 @@ impl TopicState {
 
 /// A topic after it was described: what is known of its partitions stays, unless it was recreated. A broker that has just
 /// started knows no topic for a moment: that one is missing is said, and what is known of it is dropped, when a second
-/// answer says the same.
-pub fn described(known: Option<TopicState>, topic: &answers::Topic) -> TopicState {
+/// answer says the same. Of a topic with more than `most` partitions only their number is kept.
+pub fn described(known: Option<TopicState>, topic: &answers::Topic, most: usize) -> TopicState {
     let state = |name, id, partitions| TopicState {
         name,
         id,
         partitions,
+        announced: 0,
         is_missing_once: false,
         moved_at: Instant::now(),
         committed_ends_at: None,
@@ -189,10 +199,12 @@ pub fn described(known: Option<TopicState>, topic: &answers::Topic) -> TopicStat
             let mut same = same.unwrap_or_else(|| state(name, Some(id.clone()), Ok(Vec::new())));
             same.is_missing_once = false;
             if let Ok(partitions) = &mut same.partitions {
-                if partitions.len() != leaders.len() {
-                    partitions.resize(leaders.len(), PartitionState::default());
+                if same.announced != leaders.len() {
                     (same.moved_at, same.is_touched) = (Instant::now(), true);
                 }
+                same.announced = leaders.len();
+                let kept = if leaders.len() > most { 0 } else { leaders.len() };
+                partitions.resize(kept, PartitionState::default());
                 for (partition, leader) in partitions.iter_mut().zip(leaders) {
                     partition.leader = *leader;
                 }
@@ -357,7 +369,7 @@ mod tests {
     }
 
     fn topics(leaders: &[i32]) -> BTreeMap<String, TopicState> {
-        BTreeMap::from([("orders".to_owned(), described(None, &answer(leaders)))])
+        BTreeMap::from([("orders".to_owned(), described(None, &answer(leaders), 10))])
     }
 
     fn offsets(partitions: impl IntoIterator<Item = i32>, at: i64) -> Vec<PartitionOffset> {
@@ -366,6 +378,7 @@ mod tests {
             partition,
             offset: Some(at),
             metadata: None,
+            is_metadata_too_large: false,
             failure: None,
         };
         partitions.into_iter().map(offset).collect()
@@ -423,23 +436,35 @@ mod tests {
     }
 
     #[test]
+    fn of_a_topic_with_too_many_partitions_only_their_number_is_kept() {
+        let mut topic = described(None, &answer(&[1; 11]), 10);
+        assert_eq!((topic.count(), topic.partitions().count()), (Some(11), 0));
+        topic = described(Some(topic), &answer(&[1; 10]), 10);
+        assert_eq!((topic.count(), topic.partitions().count()), (Some(10), 10));
+        topic.drop_partitions();
+        assert_eq!((topic.count(), topic.partitions().count()), (Some(10), 0));
+        topic = described(Some(topic), &answer(&[1; 10]), 10);
+        assert_eq!(topic.partitions().count(), 10, "it may be read by now");
+    }
+
+    #[test]
     fn a_topic_is_missing_when_two_answers_have_said_so() {
-        let known = described(None, &answer(&[1]));
-        let once = described(Some(known), &missing());
+        let known = described(None, &answer(&[1]), 10);
+        let once = described(Some(known), &missing(), 10);
         assert!(once.is_missing_once() && once.is_to_be_described_again());
         assert_eq!(once.count(), Some(1), "what is known stays");
-        let back = described(Some(once.clone()), &answer(&[1]));
+        let back = described(Some(once.clone()), &answer(&[1]), 10);
         assert!(!back.is_missing_once() && !back.is_to_be_described_again());
-        let twice = described(Some(once), &missing());
+        let twice = described(Some(once), &missing(), 10);
         assert_eq!(twice.partitions.unwrap_err().unwrap().code, RDKafkaErrorCode::UnknownTopic);
     }
 
     #[test]
     fn one_answer_does_not_make_a_topic_missing_that_was_never_described() {
-        let once = described(None, &missing());
+        let once = described(None, &missing(), 10);
         assert!(once.is_missing_once() && once.is_to_be_described_again());
         assert_eq!(once.partitions, Err(None), "there is nothing to say yet");
-        let twice = described(Some(once), &missing());
+        let twice = described(Some(once), &missing(), 10);
         assert!(twice.partitions.unwrap_err().is_some());
     }
 
@@ -448,6 +473,6 @@ mod tests {
         let failure =
             Failure { code: RDKafkaErrorCode::TopicAuthorizationFailed, words: String::new() };
         let refused = answers::Topic { name: "orders".to_owned(), described: Err(failure) };
-        assert!(described(None, &refused).partitions.unwrap_err().is_some());
+        assert!(described(None, &refused, 10).partitions.unwrap_err().is_some());
     }
 }

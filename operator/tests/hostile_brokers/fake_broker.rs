@@ -35,8 +35,8 @@ pub struct Answers {
     pub others: Vec<(i32, String, u16)>,
     /// How many partitions each topic has; none: no topic exists.
     pub partitions: i32,
-    /// The broker that leads all partitions.
-    pub leader: i32,
+    /// The number of the broker that leads a partition.
+    pub leader: fn(i32) -> i32,
     /// How often it knows no topic before it knows them.
     pub unknown_at_first: usize,
     /// Whether it stops to answer who the brokers are, once a group's offsets were asked for.
@@ -66,7 +66,7 @@ impl Default for Answers {
             telemetry: false,
             others: Vec::new(),
             partitions: 0,
-            leader: 1,
+            leader: |_| 1,
             unknown_at_first: 0,
             hides_brokers: false,
             group: |_| Group::default(),
@@ -92,7 +92,8 @@ pub struct FakeBroker {
 }
 
 struct Shared {
-    own: SocketAddr,
+    /// Where it says that it is.
+    own: (String, u16),
     answers: Answers,
     accepts: AtomicUsize,
     asked: Mutex<Vec<Asked>>,
@@ -108,7 +109,8 @@ impl FakeBroker {
         let listener = TcpListener::bind((host, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let (accepts, asked) = (AtomicUsize::new(0), Mutex::default());
-        let shared = Arc::new(Shared { own: address, answers, accepts, asked });
+        let shared =
+            Arc::new(Shared { own: (host.to_owned(), address.port()), answers, accepts, asked });
         let own = Arc::clone(&shared);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -157,7 +159,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> Option<()> {
             }
             LIST_OFFSETS => named = list_offsets(&mut answer, body),
             OFFSET_FETCH => (group, named) = offset_fetch(&mut answer, body, answers),
-            FIND_COORDINATOR => find_coordinator(&mut answer, shared.own),
+            FIND_COORDINATOR => find_coordinator(&mut answer, &shared.own),
             DESCRIBE_GROUPS => group = describe_groups(&mut answer, body, answers),
             TELEMETRY_SUBSCRIPTIONS => telemetry(&mut answer),
             _ => return None,
@@ -235,8 +237,8 @@ fn api_versions(answer: &mut Vec<u8>, answers: &Answers) {
 
 /// Version 4. How many topics were named.
 fn metadata(answer: &mut Vec<u8>, mut body: Body, shared: &Shared, is_unknown: bool) -> usize {
-    let (own, answers) = (shared.own, &shared.answers);
-    let mut brokers = vec![(1, own.ip().to_string(), own.port())];
+    let (own, answers) = (&shared.own, &shared.answers);
+    let mut brokers = vec![(1, own.0.clone(), own.1)];
     brokers.extend(answers.others.iter().cloned());
     number(0, answer);
     number(brokers.len() as i32, answer);
@@ -260,7 +262,7 @@ fn metadata(answer: &mut Vec<u8>, mut body: Body, shared: &Shared, is_unknown: b
         number(partitions, answer);
         for partition in 0..partitions {
             answer.extend(0_i16.to_be_bytes());
-            for field in [partition, answers.leader, 1, 1, 1, 1] {
+            for field in [partition, (answers.leader)(partition), 1, 1, 1, 1] {
                 number(field, answer);
             }
         }
@@ -313,11 +315,11 @@ fn offset_fetch(answer: &mut Vec<u8>, mut body: Body, answers: &Answers) -> (Str
 }
 
 /// Version 0: it coordinates every group.
-fn find_coordinator(answer: &mut Vec<u8>, own: SocketAddr) {
+fn find_coordinator(answer: &mut Vec<u8>, own: &(String, u16)) {
     answer.extend(0_i16.to_be_bytes());
     number(1, answer);
-    text(&own.ip().to_string(), answer);
-    number(own.port().into(), answer);
+    text(&own.0, answer);
+    number(own.1.into(), answer);
 }
 
 /// Version 0. The group.

@@ -20,8 +20,8 @@ use sluice_crds::{
     kafkaconsumer::kafka::{GroupProtocol, Isolation},
 };
 use sluice_operator::{
-    kafka::Readers,
     kafka::port::{Group, Kafka, Reading},
+    kafka::{Limits, Readers},
 };
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -241,4 +241,100 @@ fn a_topic_that_one_answer_does_not_know_is_not_called_missing() {
     let followed = follow(&readers, &broker, "billing");
     let reading = followed.until("the topic", |r| r.error.is_some() || r.snapshot.is_some());
     assert_eq!(reading.error, None);
+}
+
+fn message(reading: &Reading) -> &str {
+    reading.error.as_ref().map_or("", |error| error.message.as_str())
+}
+
+#[test]
+fn a_broker_that_is_not_allowed_gets_no_connection_and_the_allowed_one_still_works() {
+    for (list, bootstrap, announced, listener) in [
+        // By its address, by a name of that address, and by another spelling of it.
+        ("127.0.0.2", "127.0.0.2", "127.0.0.1", "127.0.0.1"),
+        ("127.0.0.2", "127.0.0.2", "localhost", "127.0.0.1"),
+        ("127.0.0.2", "127.0.0.2", "127.1", "127.0.0.1"),
+        ("localhost", "localhost", "127.0.0.2", "127.0.0.2"),
+    ] {
+        let forbidden = FakeBroker::start_at(listener, Answers::default());
+        let others = vec![(2, announced.to_owned(), forbidden.address.port())];
+        let leader = |partition| partition % 2 + 1;
+        let answers = Answers { partitions: 4, others, leader, ..Answers::default() };
+        let allowed = FakeBroker::start_at(bootstrap, answers);
+        let servers = format!("{bootstrap}:{}", allowed.address.port());
+
+        let limits = Limits { allowed: list.parse().unwrap(), ..Limits::default() };
+        let readers = Readers::new(limits);
+        let followed = Followed::new(&readers, &servers);
+        let case = format!("{announced} beside {list}");
+        let reading = followed.until(&case, |reading| {
+            has_reason(reason::BROKER_NOT_ALLOWED)(reading)
+                && reading.snapshot.as_ref().is_some_and(|s| s.partitions[0].lag() == Some(5))
+        });
+        assert!(message(&reading).contains(listener) || message(&reading).contains(announced));
+        let ends: Vec<_> = reading.snapshot.unwrap().partitions.iter().map(|p| p.end).collect();
+        assert_eq!(ends, [Some(10), None, Some(10), None], "{case}");
+        assert_eq!(forbidden.accepts(), 0, "{case}");
+
+        // Where everything is allowed, the same broker is connected to: the listener counts.
+        let readers = Readers::default();
+        let followed = Followed::new(&readers, &servers);
+        followed.until("a connection", |_| forbidden.accepts() > 0);
+    }
+}
+
+#[test]
+fn a_topic_with_too_many_partitions_is_not_read_and_the_bound_is_named() {
+    let broker = FakeBroker::start(Answers { partitions: 25_000, ..Answers::default() });
+    let readers = Readers::default();
+    let followed = follow(&readers, &broker, "billing");
+    let reading = followed.until("the bound", has_reason(reason::TOO_MANY_PARTITIONS));
+    let said = message(&reading);
+    assert!(said.contains("25000 partitions") && said.contains("at most 20000"), "{said}");
+    assert!(broker.asked(LIST_OFFSETS).is_empty() && broker.asked(OFFSET_FETCH).is_empty());
+}
+
+#[test]
+fn too_many_members_are_not_taken_and_the_bound_is_named() {
+    fn said_of(group: fn(&str) -> fake_broker::Group) -> String {
+        let broker = FakeBroker::start(Answers { partitions: 4, group, ..Answers::default() });
+        let readers = Readers::default();
+        let followed = follow(&readers, &broker, "billing");
+        followed.group.with_members(true);
+        let is_so = |reading: &Reading| {
+            has_reason(reason::TOO_MANY_MEMBERS)(reading) && reading.snapshot.is_some()
+        };
+        let reading = followed.until("the bound", is_so);
+        assert!(reading.snapshot.as_ref().unwrap().group.is_none());
+        message(&reading).to_owned()
+    }
+    for said in [
+        said_of(|_| fake_broker::Group { members: 5_001, assigned: 1, ..Default::default() }),
+        said_of(|_| fake_broker::Group { members: 100, assigned: 2_001, ..Default::default() }),
+    ] {
+        assert!(said.contains("5000 members") && said.contains("200000 partitions"), "{said}");
+    }
+}
+
+#[test]
+fn metadata_that_is_too_large_is_not_taken_and_the_bound_is_named() {
+    let group = |_: &str| fake_broker::Group { metadata: 16 * 1_024 + 1, ..Default::default() };
+    let broker = FakeBroker::start(Answers { partitions: 4, group, ..Answers::default() });
+    let readers = Readers::default();
+    let followed = follow(&readers, &broker, "billing");
+    let reading = followed.until("the bound", |reading| message(reading).contains("16 KiB"));
+    let partitions = &reading.snapshot.unwrap().partitions;
+    assert!(
+        partitions.iter().all(|p| p.lag() == Some(5) && p.report.is_none()),
+        "the lag is known"
+    );
+}
+
+#[test]
+fn an_answer_that_is_too_large_is_not_read_and_the_bound_is_named() {
+    let group = |_: &str| fake_broker::Group { metadata: 16 * 1_024, ..Default::default() };
+    let broker = FakeBroker::start(Answers { partitions: 500, group, ..Answers::default() });
+    let readers = Readers::default();
+    let followed = follow(&readers, &broker, "billing");
+    followed.until("the bound", |reading| message(reading).contains("4 MiB"));
 }
