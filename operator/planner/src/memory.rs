@@ -6,7 +6,9 @@
 
 use sluice_crds::kafkaconsumer::status::{PlannerMemory, Trial as KeptTrial, millis, time};
 
-use crate::{capacity::Capacity, snapshot::Millis, spec::Observed, window::Window};
+use crate::{
+    capacity::Capacity, decision::Limit, snapshot::Millis, spec::Observed, window::Window,
+};
 
 /// Pods that have not come after this time will not come soon: their start is not waited for any
 /// longer.
@@ -27,6 +29,8 @@ pub struct Memory {
     pub(crate) concurrency: Option<u32>,
     /// The last change of concurrency, and what it gained.
     pub(crate) trial: Option<Trial>,
+    /// The bound that is in the way, and when it was last found to be.
+    pub(crate) limit: Option<(Limit, Millis)>,
     /// Seconds from writing pods to their being ready.
     pub(crate) start_seconds: Option<f64>,
     /// Desired pods as last observed, and when.
@@ -95,6 +99,7 @@ impl Memory {
         self.capacity.clock_went_back(read_at);
         self.window.restart();
         self.starting = None;
+        self.limit = self.limit.map(|(limit, _)| (limit, now));
         self.desired = self.desired.map(|(pods, _)| (pods, now));
         self.unsettled_since = self.unsettled_since.map(|since| since.min(now));
         self.trial = self.trial.map(|trial| Trial { at: trial.at.min(now), ..trial });

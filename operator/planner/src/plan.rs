@@ -1,5 +1,6 @@
 //! One decision: what is needed, what the bounds allow, and whether now is the time.
 
+mod limit;
 pub mod rules;
 mod words;
 
@@ -7,7 +8,7 @@ use sluice_crds::{kafkaconsumer::Ordering, tuning::Knobs};
 
 use crate::{
     count::{self, Needed},
-    decision::{Decision, Limit, Numbers, Reason},
+    decision::{Decision, Numbers, Reason},
     knobs::{self, Pressure},
     memory::Memory,
     readings::{Readings, STALE, Taken},
@@ -54,7 +55,7 @@ pub fn plan(
     let partitions = snapshot.partitions.len() as u32;
     let Some(seen) = Seen::of(readings, snapshot, now) else {
         memory.window.restart();
-        return hold_unknown(observed, snapshot, partitions);
+        return hold_unknown(memory, observed, snapshot, partitions);
     };
     memory.learn_start(observed, now);
     memory.learn_knobs(observed);
@@ -184,12 +185,18 @@ impl Situation<'_> {
         let each = self.partitions.div_ceil(replicas.max(1));
         let capacity = memory.capacity.of_pod(self.knobs(memory), spec.ordering, each);
         let demand = seen.current + seen.backlog / spec.drain_within;
-        let limit = self.limit(
-            wanted,
-            wanted_for_window,
+        let arrivals = wanted_for_window.max(1);
+        let bounded = limit::Bounded {
+            situation: self,
+            memory,
             replicas,
-            measured && demand > capacity * f64::from(replicas),
-        );
+            wanted,
+            arrivals,
+            demand,
+            capacity,
+        };
+        let limit = bounded.limit();
+        memory.limit = limit;
         let numbers = Numbers {
             lag: Some(seen.lag),
             behind: seen.behind,
@@ -211,7 +218,7 @@ impl Situation<'_> {
             reason,
             message,
             numbers,
-            limit,
+            limit: limit.map(|(limit, _)| limit),
             wants_group: replicas != asked || !self.is_settled(),
         }
     }
@@ -351,27 +358,14 @@ impl Situation<'_> {
         self.is_settled()
             || memory.unsettled(self.now).is_some_and(|unsettled| unsettled > UNSETTLED)
     }
-
-    fn limit(&self, wanted: u32, needed: u32, replicas: u32, too_much: bool) -> Option<Limit> {
-        let most = self.spec.max_replicas.unwrap_or(self.partitions);
-        if wanted > replicas
-            && replicas >= count::within(wanted, 0, Some(most), self.partitions)
-            && most < self.partitions
-        {
-            Some(Limit::MaxReplicas)
-        } else if self.spec.min_replicas > self.partitions
-            || (too_much && replicas == self.partitions)
-        {
-            Some(Limit::Partitions)
-        } else if replicas == self.spec.min_replicas && needed.max(1) < replicas {
-            Some(Limit::MinReplicas)
-        } else {
-            None
-        }
-    }
 }
 
-fn hold_unknown(observed: &Observed, snapshot: &Snapshot, partitions: u32) -> Decision {
+fn hold_unknown(
+    memory: &Memory,
+    observed: &Observed,
+    snapshot: &Snapshot,
+    partitions: u32,
+) -> Decision {
     let unknown = snapshot
         .partitions
         .iter()
@@ -391,7 +385,8 @@ fn hold_unknown(observed: &Observed, snapshot: &Snapshot, partitions: u32) -> De
         reason: Reason::LagUnknown,
         message,
         numbers: Numbers::default(),
-        limit: None,
+        // A bound is not out of the way because a broker does not answer.
+        limit: memory.limit.map(|(limit, _)| limit),
         wants_group: false,
     }
 }

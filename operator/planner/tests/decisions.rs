@@ -194,8 +194,8 @@ fn decided_for(reason: Reason) -> (Decision, u32) {
             let mut feed = Feed::of(12, 1);
             knobs_free(&mut feed);
             let tuning = feed.tuning;
-            let decided = (0..20).map(|_| feed.working_second(158, 500.0, tuning)).last();
-            (decided.unwrap(), 1)
+            (1..20).for_each(|_| drop(feed.working_second(158, 500.0, tuning)));
+            (feed.working_second(158, 500.0, tuning), 1)
         }
         Reason::GroupUnsettled => {
             let mut feed = Feed::of(12, 12);
@@ -211,23 +211,25 @@ fn decided_for(reason: Reason) -> (Decision, u32) {
             let report =
                 ProgressReport { version: 1, blocked: Some(blocked), ..Default::default() };
             let report = Arc::new(report);
-            let decided = (0..20).map(|_| {
+            let mut second = || {
                 feed.now += 1_000;
                 feed.ends.iter_mut().for_each(|end| *end += 158);
                 let mut snapshot = feed.snapshot(0);
                 snapshot.partitions[3].committed = Committed::At(offset);
                 snapshot.partitions[3].report = Some(Arc::clone(&report));
                 feed.ask(&snapshot)
-            });
-            (decided.last().unwrap(), 6)
+            };
+            (1..20).for_each(|_| drop(second()));
+            (second(), 6)
         }
         Reason::HotPartition => {
             let mut feed = Feed::of(12, 2);
-            let decided = (0..70).map(|_| {
+            let mut second = || {
                 feed.ends[3] += 890;
                 feed.second(10, 0)
-            });
-            (decided.last().unwrap(), 2)
+            };
+            (1..70).for_each(|_| drop(second()));
+            (second(), 2)
         }
         Reason::Bounds => (Feed::of(12, 15).seconds(20, 10, 0), 12),
         Reason::BoundReached => {

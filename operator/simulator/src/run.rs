@@ -5,7 +5,7 @@ use sluice_crds::{
     tuning::{Knobs, Tuning},
 };
 use sluice_planner::{
-    Decision, Memory, Observed, Readings, Reason, Spec, plan, snapshot::Committed,
+    Decision, Limit, Memory, Observed, Readings, Reason, Spec, plan, snapshot::Committed,
 };
 
 use crate::{
@@ -94,6 +94,8 @@ pub struct Sample {
     pub seen_behind: Option<f64>,
     /// What the planner took for a backlog.
     pub seen_backlog: Option<i64>,
+    /// The bound that the planner reported.
+    pub limit: Option<Limit>,
     /// Pods decided on.
     pub desired: u32,
     /// Pods that have joined.
@@ -271,6 +273,7 @@ pub fn run(scenario: &Scenario) -> Outcome {
             behind: world.behind(),
             seen_behind: decision.numbers.behind,
             seen_backlog: decision.numbers.backlog,
+            limit: decision.limit,
             desired: decision.replicas,
             ready: world.ready(),
             knobs: decision.knobs,

@@ -1,7 +1,7 @@
 //! What the planner promises, in closed loop with the model.
 
 use sluice_crds::{kafkaconsumer::Ordering, tuning::Knobs};
-use sluice_planner::Reason;
+use sluice_planner::{Limit, Reason};
 use sluice_simulator::{Change, Outage, Outcome, PodModel, Scenario, Trace, run};
 
 const MINUTE: i64 = 60_000;
@@ -107,6 +107,47 @@ fn noise_rarely_changes_anything() {
         println!("noise {noise}: {mean:.2} changes in 20 minutes");
         assert!(mean <= allowed, "noise {noise}: {mean} changes in 20 minutes");
     }
+}
+
+#[test]
+fn noise_around_a_bound_does_not_make_the_bound_come_and_go() {
+    // (name, least and most pods, the rate at which the bound begins to be in the way)
+    let (partitions, most, least) = ((1, None, 6_000.0), (1, Some(4), 2_000.0), (6, None, 1_600.0));
+    let mut total = 0;
+    for (min, max, bound) in [partitions, most, least] {
+        for share in [0.8, 0.9, 0.97, 1.0, 1.03, 1.1, 1.2] {
+            for seed in 1..=3 {
+                let trace = Trace::constant(bound * share).noisy(0.1, seed);
+                let mut scenario = Scenario::pinned(trace, 15 * 60);
+                (scenario.spec.min_replicas, scenario.spec.max_replicas) = (min, max);
+                scenario.replicas = min;
+                let outcome = run(&scenario);
+                // The first minute is for the pods to come.
+                let limits: Vec<_> =
+                    outcome.samples.iter().filter(|s| s.at >= MINUTE).map(|s| s.limit).collect();
+                let flips = limits.windows(2).filter(|pair| pair[0] != pair[1]).count();
+                total += flips;
+                assert!(
+                    flips <= 1,
+                    "{min}..{max:?} at {share} of the bound, {seed}: {flips} flips"
+                );
+            }
+        }
+    }
+    println!("bounds: {total} flips in 63 runs of 14 minutes");
+}
+
+#[test]
+fn a_bound_that_is_in_the_way_is_reported_and_its_end_too() {
+    let trace = Trace::constant(1_000.0).step(2 * MINUTE, 3_000.0).step(5 * MINUTE, 1_000.0);
+    let mut scenario = Scenario::pinned(trace, 15 * 60);
+    scenario.spec.max_replicas = Some(4);
+    let outcome = run(&scenario);
+    let limit = |at: i64| outcome.at(at).unwrap().limit;
+    assert_eq!(limit(2 * MINUTE), None);
+    assert_eq!(limit(2 * MINUTE + 10_000), Some(Limit::MaxReplicas));
+    assert_eq!(limit(5 * MINUTE), Some(Limit::MaxReplicas));
+    assert_eq!(limit(14 * MINUTE), None, "{}", outcome.story());
 }
 
 #[test]
