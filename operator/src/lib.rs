@@ -1,7 +1,7 @@
 //! The operator: the only place that talks to the API server and reads Kafka.
 //!
-//! A pass over one `KafkaConsumer` is [`pass`]: observe → validate → decide → settle → build → apply → report, one file a
-//! step. [`control`] says when a pass runs, [`cluster`] reads and writes the API server, [`kafka`] reads Kafka. What is
+//! A pass over one `KafkaConsumer` is [`pass`]: observe → validate → decide → settle → target → build → apply →
+//! report, one file a step. [`control`] says when a pass runs, [`cluster`] reads and writes the API server, [`kafka`] reads Kafka. What is
 //! decided lives in `sluice-planner`; what users and pods see as types in `sluice-crds`.
 //!
 //! # Arguments (each also by environment)
@@ -22,19 +22,19 @@
 //!
 //! # Permissions (a Role in each watched namespace, or a ClusterRole)
 //!
-//! | group | resource | verbs | why |
-//! | --- | --- | --- | --- |
-//! | `sluice.dev` | `kafkaconsumers` | list, watch | what users ask for |
-//! | `sluice.dev` | `kafkaconsumers/status` | patch | what users read back (server-side apply) |
-//! | `sluice.dev` | `kafkaconsumers/finalizers` | update | owner references with `blockOwnerDeletion`, where the admission plugin OwnerReferencesPermissionEnforcement is on |
-//! | `apps` | `deployments` | get, list, watch, create, patch | the consumer's pods; server-side apply needs create and patch, `get` looks whether a name is taken before it is used |
-//! | `apps` | `replicasets` | list | before a static configuration is deleted: which of them ReplicaSets still name |
-//! | (core) | `configmaps` | get, list, watch, create, patch, delete | static configurations and tuning file; as above; a static configuration that nothing names any more is deleted |
-//! | (core) | `pods` | list, watch, patch | what stands in their way; `patch` annotates them, so that the kubelet syncs the tuning file at once |
-//! | `events.k8s.io` | `events` | create | events on transitions |
+//! | group | resource | verbs | needed by | why |
+//! | --- | --- | --- | --- | --- |
+//! | `sluice.dev` | `kafkaconsumers` | list, watch | `cluster/watches.rs` | what users ask for |
+//! | `sluice.dev` | `kafkaconsumers/status` | patch | `pass/report/writer.rs` | what users read back, by server-side apply |
+//! | `sluice.dev` | `kafkaconsumers/finalizers` | update | `cluster/apply.rs` | owner references with `blockOwnerDeletion`, where the admission plugin OwnerReferencesPermissionEnforcement is on |
+//! | `apps` | `deployments` | get, list, watch, create, patch | `cluster/watches.rs`, `children.rs`, `apply.rs` | the consumer's pods. Server-side apply needs create and patch; `get` asks whether one that no watch shows is really absent |
+//! | `apps` | `replicasets` | list | `cluster/configs.rs` | which static configurations are still named, before one is deleted |
+//! | (core) | `configmaps` | get, list, watch, create, patch, delete | `cluster/watches.rs`, `children.rs`, `apply.rs`, `configs.rs` | static configurations and tuning file, as above; a static configuration that nothing names any more is deleted |
+//! | (core) | `pods` | list, watch, patch | `cluster/watches.rs`, `apply.rs` | what stands in their way; `patch` annotates them, so that the kubelet syncs the tuning file at once |
+//! | `events.k8s.io` | `events` | create | `cluster/events.rs` | what `kubectl describe` shows |
 //!
-//! Of all else nothing is deleted (the garbage collector follows the owner references), no Secret is read, nothing cluster-scoped is
-//! touched. At the start the operator asks discovery for `sluice.dev`, which every account may. It needs no leader
+//! Nothing else is deleted (the garbage collector follows the owner references), no Secret is read,
+//! and nothing cluster-scoped is touched. docs/operations.md has the same table. At the start the operator asks discovery for `sluice.dev`, which every account may. It needs no leader
 //! election lease: one replica, strategy `Recreate`.
 
 pub mod args;

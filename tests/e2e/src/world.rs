@@ -93,6 +93,38 @@ impl World {
         })
     }
 
+    /// The body of the operator's `/readyz`.
+    pub fn readyz(&self) -> Result<String> {
+        let pod = self.lab.kubectl(&[
+            "get",
+            "pods",
+            "-n",
+            OPERATOR_NAMESPACE,
+            "-l",
+            "app.kubernetes.io/name=sluice",
+            "--field-selector=status.phase=Running",
+            "-o",
+            "jsonpath={.items[0].metadata.name}",
+        ])?;
+        let path = format!("/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods/{pod}:8080/proxy/readyz");
+        self.lab.kubectl(&["get", "--raw", &path])
+    }
+
+    /// Starts the operator's pod again, and waits until it is ready.
+    pub fn restart_the_operator(&self) -> Result<()> {
+        let lab = &self.lab;
+        lab.kubectl(&["rollout", "restart", "deployment/sluice", "-n", OPERATOR_NAMESPACE])?;
+        lab.kubectl(&[
+            "rollout",
+            "status",
+            "deployment/sluice",
+            "-n",
+            OPERATOR_NAMESPACE,
+            "--timeout=60s",
+        ])?;
+        Ok(())
+    }
+
     /// What a person would look at after a failure of the last scene, written into a file; its path.
     pub fn explain(&self) -> Result<String> {
         let scene = self.scene.lock().unwrap_or_else(PoisonError::into_inner).take();

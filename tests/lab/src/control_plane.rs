@@ -103,6 +103,9 @@ pub fn start_api_server(folders: &Folders, processes: &Processes) -> Result<()> 
                 &file("admin.key"),
             ])
             .args(["--kubelet-preferred-address-types", "InternalIP"])
+            // Policies that rewrite objects, as platforms have them; beta, and off by default.
+            .arg("--feature-gates=MutatingAdmissionPolicy=true")
+            .arg("--runtime-config=admissionregistration.k8s.io/v1beta1=true")
             .args(["--allow-privileged=false", "--v=1"]);
     })?;
     Ok(())

@@ -115,6 +115,16 @@ pub async fn an_operator_of_some_namespaces_keeps_to_them(world: Arc<World>) -> 
     for scene in [&one, &two] {
         scene.consumer.until_condition(conditions::READY, "True", Duration::from_secs(40)).await?;
     }
+    // One of them is deleted, with the operator's rights in it, and the operator starts again.
+    world.lab.kubectl(&["delete", "namespace", &two.namespace, "--timeout=60s"])?;
+    world.restart_the_operator()?;
+    until("/readyz to name the lost namespace", Duration::from_secs(40), || async {
+        let body = world.readyz()?;
+        Ok(if body.contains(&two.namespace) { Ok(()) } else { Err(body) })
+    })
+    .await?;
+    one.consumer.patch(json!({"spec": {"scaling": {"mode": "Manual"}, "replicas": 0}})).await?;
+    one.consumer.until_replicas(0, Duration::from_secs(40)).await?;
     let ignored = other.consumer.status().await?;
     ensure!(
         ignored.conditions.is_empty() && other.consumer.children().await?.is_empty(),
@@ -123,8 +133,6 @@ pub async fn an_operator_of_some_namespaces_keeps_to_them(world: Arc<World>) -> 
 
     world.lab.install_sluice(&[])?;
     other.consumer.until_condition(conditions::READY, "True", Duration::from_secs(40)).await?;
-    for scene in [one, two, other] {
-        scene.end().await?;
-    }
-    Ok(())
+    one.end().await?;
+    other.end().await
 }

@@ -8,6 +8,7 @@ mod failures;
 mod handlers;
 mod install;
 mod modes;
+mod others;
 mod partitions;
 mod refusals;
 mod scaling;
@@ -61,6 +62,8 @@ const TESTS: &[Test] = tests![
     failures::kafka_may_stop_and_start,
     failures::the_api_server_may_restart,
     failures::the_operator_may_restart_in_mid_scale,
+    others::what_others_do_to_its_objects_costs_no_pod,
+    others::an_older_definition_is_told_and_slows_nothing,
     install::an_operator_of_some_namespaces_keeps_to_them,
     deletion::a_deleted_consumer_leaves_only_its_offsets,
     deletion::an_uninstalled_operator_leaves_the_consumers_running,
