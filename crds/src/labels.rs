@@ -36,6 +36,10 @@ pub const FIELD_MANAGER_SCALER: &str = "sluice.dev/scaler";
 /// Field manager of a KafkaConsumer's status.
 pub const FIELD_MANAGER_STATUS: &str = "sluice.dev/status";
 
+/// The volume of a consumer pod with the static configuration.
+pub const CONFIG_VOLUME: &str = "sluice-config";
+/// The volume of a consumer pod with the tuning file.
+pub const TUNING_VOLUME: &str = "sluice-tuning";
 /// The container of a consumer pod.
 pub const CONTAINER: &str = "consumer";
 /// The port of `/livez`, `/readyz` and `/metrics` in consumer pods.

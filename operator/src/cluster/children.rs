@@ -25,7 +25,7 @@ use super::{
     watch::Stores,
     written::{self, Answer, Known, Written},
 };
-use crate::{identity::Identity, pass::build};
+use crate::identity::Identity;
 
 /// All reads of a pass together take no longer: kube itself repeats for minutes what the API server throttles.
 const OBSERVE: Duration = Duration::from_secs(5);
@@ -151,7 +151,7 @@ impl Observer<'_> {
         written: &mut Written,
     ) -> Result<Children, Error> {
         let (id, stores) = (self.id, self.stores);
-        let (name, tuning) = (build::deployment_name(id), build::tuning_name(id));
+        let (name, tuning) = (id.deployment_name().to_owned(), id.tuning_name());
         let pods = stores.pods.of(&ObjectRef::new(&id.name).within(&id.namespace));
         Ok(Children {
             deployment: self.find(&stores.deployments, name, &mut written.deployment).await?,

@@ -23,7 +23,6 @@ use crate::{
     cluster::{apply::Error, children::is_owned},
     identity::Identity,
     metrics::Metrics,
-    pass::build,
 };
 
 /// A configuration that was created is believed to be there for this long before its watch shows it.
@@ -144,7 +143,7 @@ impl Configs<'_> {
     ) -> Result<(), kube::Error> {
         let mut named = BTreeSet::from([desired.name_any()]);
         named.extend(deployment.and_then(|d| config_of(&d.spec.as_ref()?.template)));
-        let prefix = build::config_prefix(self.id);
+        let prefix = self.id.config_prefix();
         let mut rest = self.store.state();
         rest.retain(|config| {
             config.metadata.namespace.as_deref() == Some(&self.id.namespace)
@@ -155,7 +154,7 @@ impl Configs<'_> {
         if rest.is_empty() {
             return Ok(());
         }
-        let params = ListParams::default().labels(&build::selector(self.id));
+        let params = ListParams::default().labels(&self.id.selector());
         let sets = self.api::<ReplicaSet>().list(&params).await?;
         let templates = sets.items.iter().filter_map(|set| set.spec.as_ref()?.template.as_ref());
         named.extend(templates.filter_map(config_of));
@@ -188,6 +187,6 @@ impl Configs<'_> {
 /// The configuration that pods of a template mount.
 fn config_of(template: &PodTemplateSpec) -> Option<String> {
     let mut volumes = template.spec.as_ref()?.volumes.iter().flatten();
-    let config = volumes.find(|volume| volume.name == build::CONFIG_VOLUME)?;
+    let config = volumes.find(|volume| volume.name == labels::CONFIG_VOLUME)?;
     Some(config.config_map.as_ref()?.name.clone())
 }

@@ -31,7 +31,7 @@ use crate::{
 const FIRST_BATCH_SIZE: i32 = 50;
 
 /// Volumes of the operator's own, whose names a user's volumes cannot have.
-pub const OWN_VOLUMES: [&str; 2] = ["sluice-config", "sluice-tuning"];
+pub const OWN_VOLUMES: [&str; 2] = [labels::CONFIG_VOLUME, labels::TUNING_VOLUME];
 
 /// A consumer whose spec was found good; nothing downstream looks at the raw spec.
 #[derive(Clone, Debug, PartialEq)]

@@ -11,7 +11,7 @@ use sluice_crds::{
     tuning::{self, Knobs, Tuning},
 };
 
-use super::{Error, config_name, metadata, tuning_name};
+use super::{Error, metadata};
 use crate::{hash::hash, identity::Identity, pass::validate::Validated};
 
 /// The static configuration of a consumer's pods.
@@ -46,7 +46,7 @@ pub fn meaning(config: &ConsumerConfig) -> Result<String, Error> {
 /// As the serializer's.
 pub fn config(id: &Identity, config: &ConsumerConfig, meaning: &str) -> Result<ConfigMap, Error> {
     Ok(ConfigMap {
-        metadata: metadata(id, config_name(id, meaning)),
+        metadata: metadata(id, id.config_name(meaning)),
         immutable: Some(true),
         data: Some(BTreeMap::from([(config::FILE_NAME.to_owned(), config.to_yaml()?)])),
         ..ConfigMap::default()
@@ -58,7 +58,7 @@ pub fn config(id: &Identity, config: &ConsumerConfig, meaning: &str) -> Result<C
 /// # Errors
 /// As the serializer's.
 pub fn tuning(id: &Identity, tuning: Tuning) -> Result<ConfigMap, Error> {
-    let mut metadata = metadata(id, tuning_name(id));
+    let mut metadata = metadata(id, id.tuning_name());
     metadata.annotations =
         Some(BTreeMap::from([(labels::REVISION.to_owned(), tuning.revision.to_string())]));
     Ok(ConfigMap {

@@ -18,10 +18,7 @@ use sluice_crds::{
     labels,
 };
 
-use super::{
-    Error, all_labels, config_name, deployment_name, metadata, security, selector_labels,
-    tuning_name,
-};
+use super::{Error, all_labels, metadata, security};
 use crate::{
     hash::hash,
     pass::validate::{OWN_VOLUMES, Validated},
@@ -30,10 +27,10 @@ use crate::{
 /// The Deployment. `config_hash` rolls its pods when it changes.
 pub fn deployment(v: &Validated, config_hash: &str) -> Result<Deployment, Error> {
     Ok(Deployment {
-        metadata: metadata(&v.id, deployment_name(&v.id)),
+        metadata: metadata(&v.id, v.id.deployment_name().to_owned()),
         spec: Some(DeploymentSpec {
             selector: LabelSelector {
-                match_labels: Some(selector_labels(&v.id)),
+                match_labels: Some(v.id.selector_labels()),
                 ..LabelSelector::default()
             },
             // A pod more before one less: a bad image never takes the last good pod.
@@ -246,7 +243,7 @@ fn volumes(v: &Validated, config_hash: &str) -> Vec<core::Volume> {
     };
     let [config, tuning] = OWN_VOLUMES;
     let mut volumes =
-        vec![own(config, config_name(&v.id, config_hash)), own(tuning, tuning_name(&v.id))];
+        vec![own(config, v.id.config_name(config_hash)), own(tuning, v.id.tuning_name())];
     volumes.extend(v.pod.volumes.iter().cloned().map(volume));
     volumes
 }

@@ -18,14 +18,7 @@ use sluice_crds::{
 };
 
 pub use crate::cluster::apply::Objects as Children;
-use crate::{
-    hash::hash,
-    identity::Identity,
-    pass::validate::{OWN_VOLUMES, Validated},
-};
-
-/// The volume with the static configuration.
-pub const CONFIG_VOLUME: &str = OWN_VOLUMES[0];
+use crate::{hash::hash, identity::Identity, pass::validate::Validated};
 
 /// Why objects could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -59,40 +52,8 @@ pub fn children(v: &Validated, protocol: GroupProtocol, tuning: Tuning) -> Resul
     Ok(children)
 }
 
-/// Name of the Deployment.
-pub fn deployment_name(id: &Identity) -> String {
-    id.name.clone()
-}
-
-/// What the names of a consumer's static configurations begin with; the hash of their meaning follows.
-pub fn config_prefix(id: &Identity) -> String {
-    format!("{}-config-", id.name)
-}
-
-/// Name of the ConfigMap with the static configuration of this meaning.
-pub fn config_name(id: &Identity, hash: &str) -> String {
-    format!("{}{hash}", config_prefix(id))
-}
-
-/// Name of the ConfigMap with the tuning file.
-pub fn tuning_name(id: &Identity) -> String {
-    format!("{}-tuning", id.name)
-}
-
-/// The labels that select a consumer's pods.
-pub fn selector_labels(id: &Identity) -> BTreeMap<String, String> {
-    [(labels::NAME, labels::NAME_VALUE), (labels::INSTANCE, id.name.as_str())]
-        .map(|(k, v)| (k.to_owned(), v.to_owned()))
-        .into()
-}
-
-/// The selector as the scale subresource has it.
-pub fn selector(id: &Identity) -> String {
-    format!("{}={},{}={}", labels::NAME, labels::NAME_VALUE, labels::INSTANCE, id.name)
-}
-
 fn all_labels(id: &Identity) -> BTreeMap<String, String> {
-    let mut all = selector_labels(id);
+    let mut all = id.selector_labels();
     all.insert(labels::MANAGED_BY.to_owned(), labels::MANAGED_BY_VALUE.to_owned());
     all.insert(labels::CONSUMER.to_owned(), id.name.clone());
     all

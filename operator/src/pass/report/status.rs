@@ -9,7 +9,7 @@ use sluice_crds::{
 };
 
 use super::conditions::{Verdict, set};
-use crate::pass::{Outcome, build, decide::Planned, offsets, target::Target};
+use crate::pass::{Outcome, decide::Planned, offsets, target::Target};
 
 /// The verdicts of one pass, one for each condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub fn next(outcome: &Outcome, verdicts: &Verdicts, now: Timestamp) -> KafkaCons
         replicas: deployment.map(|_| exist.unwrap_or(0)),
         ready_replicas: deployment.map(|_| children.ready()),
         desired_replicas: deployment.map(|d| desired(d)),
-        selector: Some(build::selector(&consumer.id)),
+        selector: Some(consumer.id.selector()),
         // The number of partitions is not forgotten because a broker does not answer.
         partitions: situation.partitions(),
         lag: numbers.lag,
