@@ -3,7 +3,7 @@
 //! A burst of requests is one pass, at the time of the first of them. A consumer has one pass at a time. The slots are
 //! shared by namespace, in turns, and a namespace takes a further slot only while more are free than it holds (the
 //! "dynamic thresholds" of Choudhury and Hahne, with α = 1): alone it has half of them, two have a third each, and a
-//! namespace whose passes all hang leaves slots to the others ([ADR 13](../../../docs/adr/0013-fair-passes.md)).
+//! namespace whose passes all hang leaves slots to the others ([ADR 14](../../../docs/adr/0014-fair-passes.md)).
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
