@@ -23,7 +23,7 @@ pub struct KafkaConsumerStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready_replicas: Option<i32>,
 
-    /// Pods that were asked for.
+    /// Desired pods.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub desired_replicas: Option<i32>,
 
@@ -35,35 +35,37 @@ pub struct KafkaConsumerStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub partitions: Option<i32>,
 
-    /// Records that are not done yet. Absent while it is not known.
+    /// Unprocessed records. Absent while it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag: Option<i64>,
 
-    /// Seconds since the first record that is not done arrived. Absent while it is not known.
+    /// Age of the oldest unprocessed record in seconds. Absent while it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub behind_seconds: Option<f64>,
 
-    /// Records a second that arrive, mean of the last minute.
+    /// Records per second that arrive: mean of the last minute, or since they last jumped, or since
+    /// the operator began to read, whichever is shortest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub arrival_rate: Option<f64>,
 
-    /// Records per second that are handled, mean of the last ten seconds.
+    /// Records per second that are handled: mean of the last ten seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handled_rate: Option<f64>,
 
-    /// Records a second that one pod can handle at its knobs, as measured. Absent before the first measurement.
+    /// Records per second that one pod can handle at its knobs, as measured. Absent before the
+    /// first measurement.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity_per_pod: Option<f64>,
 
-    /// The batch size asked for.
+    /// The desired batch size.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_size: Option<i32>,
 
-    /// The concurrency asked for.
+    /// The desired concurrency.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<i32>,
 
-    /// The revision of the knobs asked for.
+    /// The revision of the desired knobs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tuning_revision: Option<i64>,
 
@@ -116,12 +118,21 @@ pub struct DecisionStatus {
     /// When pods or knobs were last changed, or the reason last became another.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time: Option<Time>,
-    /// Pods decided on (with `DryRun`: the pods that would be asked for).
+    /// Pods decided on (with `DryRun`: the pods that would be desired).
     pub replicas: i32,
-    /// Records a second that must be handled: arrivals, and the backlog within `drainWithin`.
+    /// The batch size decided on (with `DryRun`: the one that would be written).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<i32>,
+    /// The concurrency decided on (with `DryRun`: the one that would be written).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<i32>,
+    /// What last changed of these knobs (with `DryRun`: what would change), and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub knobs_message: Option<String>,
+    /// Records per second that must be handled: arrivals, and the backlog within `drainWithin`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub demand: Option<f64>,
-    /// Records a second that one pod can handle, as the decision took it.
+    /// Records per second that one pod can handle, as the decision took it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity: Option<f64>,
     /// The backlog in records.
@@ -133,7 +144,7 @@ pub struct DecisionStatus {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PlannerMemory {
-    /// Records a second that one slot handles.
+    /// Records per second that one slot handles.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slot_rate: Option<f64>,
     /// The revision of the knobs at which `slotRate` was measured.

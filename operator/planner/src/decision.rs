@@ -9,7 +9,9 @@ pub struct Decision {
     pub replicas: u32,
     /// Knobs that they are to run with.
     pub knobs: Knobs,
-    /// Why, one word.
+    /// What changes of the knobs and why, one sentence; `None` where they are those in place.
+    pub knobs_message: Option<String>,
+    /// Why so many pods, one word.
     pub reason: Reason,
     /// Why, one sentence with its numbers.
     pub message: String,
@@ -101,7 +103,7 @@ pub struct Numbers {
     pub behind: Option<f64>,
     /// The lag beyond what is in flight anyway.
     pub backlog: Option<i64>,
-    /// Records a second that arrive, mean of the last minute.
+    /// Records per second that arrive: mean of the last minute, or since they last jumped.
     pub arrivals: Option<f64>,
     /// Records a second that are handled, mean of the last ten seconds.
     pub handled: Option<f64>,

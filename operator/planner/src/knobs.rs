@@ -32,24 +32,71 @@ pub(crate) struct Pressure {
     pub per_pod: u32,
     /// Slots that it could use with them.
     pub useful: u32,
-    /// A backlog is there.
-    pub backlog: bool,
+    /// Records of a backlog, where there is one.
+    pub backlog: Option<f64>,
 }
 
-/// The knobs from now on; the ones in force where nothing calls for others.
+impl Pressure {
+    /// Why more is needed, in words.
+    fn words(self) -> String {
+        match self.backlog {
+            Some(backlog) if self.load <= self.limit => format!("{backlog:.0} records wait"),
+            _ => format!(
+                "the fullest pod has to handle {:.0} per second, and {:.0} are its target",
+                self.load, self.limit
+            ),
+        }
+    }
+}
+
+/// The next knobs.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Next {
+    /// The knobs from now on.
+    pub knobs: Knobs,
+    /// What changes and why, in a sentence, where they are not those in place.
+    pub message: Option<String>,
+}
+
+impl Next {
+    fn unchanged(knobs: Knobs) -> Self {
+        Self { knobs, message: None }
+    }
+
+    fn change(from: Knobs, knobs: Knobs, why: &str) -> Self {
+        let changes: Vec<_> = [
+            ("batch size", from.batch_size, knobs.batch_size),
+            ("concurrency", from.concurrency, knobs.concurrency),
+        ]
+        .into_iter()
+        .filter(|(_, from, to)| from != to)
+        .map(|(name, from, to)| format!("{name} {from} → {to}"))
+        .collect();
+        Self { knobs, message: Some(format!("{}: {why}", changes.join(", "))) }
+    }
+}
+
+/// The knobs from now on; those in place where nothing calls for others.
 pub(crate) fn next(
     spec: &Spec,
     memory: &mut Memory,
     observed: &Observed,
     pressure: Option<Pressure>,
     now: Millis,
-) -> Knobs {
+) -> Next {
     let current = clamp(spec, observed.tuning.knobs);
     if current != observed.tuning.knobs {
-        return current;
+        let why = format!(
+            "spec.tuning allows batches of {} to {} and a concurrency of {} to {}",
+            spec.lowest.batch_size,
+            spec.highest.batch_size,
+            spec.lowest.concurrency,
+            spec.highest.concurrency
+        );
+        return Next::change(observed.tuning.knobs, current, &why);
     }
     if let Some(back) = still_to_take_back(memory, current, observed.tuning.revision) {
-        return back;
+        return Next::change(current, back, "taken back: it gained nothing");
     }
     // After a restart the trial still tells when its knobs were decided on.
     let tried_at = memory.trial.filter(|t| t.revision == observed.tuning.revision).map(|t| t.at);
@@ -58,28 +105,27 @@ pub(crate) fn next(
         || observed.ready == 0
         || !memory.capacity.is_in_force(observed.tuning.revision)
     {
-        return current;
+        return Next::unchanged(current);
     }
     let (Some(busy), Some(full)) = (memory.capacity.busy(), memory.capacity.full()) else {
-        return current;
+        return Next::unchanged(current);
     };
-    if let Some(back) = judge(spec, memory, current, observed.tuning.revision) {
-        return back;
+    if let Some((back, why)) = judge(spec, memory, current, observed.tuning.revision) {
+        return Next::change(current, back, &why);
     }
     if let (Some(target), Some(p99)) = (spec.latency_target, memory.capacity.p99())
         && p99 > target
         && current.batch_size > spec.lowest.batch_size
         && since >= SETTLE
     {
-        return Knobs {
-            batch_size: scaled(current.batch_size, 0.8).max(spec.lowest.batch_size),
-            ..current
-        };
+        let batch_size = scaled(current.batch_size, 0.8).max(spec.lowest.batch_size);
+        let why = format!("p99 {p99:.0} ms is over latencyTarget {target:.0} ms");
+        return Next::change(current, Knobs { batch_size, ..current }, &why);
     }
-    let Some(pressure) = pressure else { return current };
-    let pressed = pressure.load > pressure.limit || pressure.backlog;
+    let Some(pressure) = pressure else { return Next::unchanged(current) };
+    let pressed = pressure.load > pressure.limit || pressure.backlog.is_some();
     if !pressed || busy < spec.target.min(0.7) {
-        return current;
+        return Next::unchanged(current);
     }
     if let Some(concurrency) = more_concurrency(spec, memory, current, pressure, now) {
         // It begins when the knobs are written; until then the next pass decides again.
@@ -93,16 +139,18 @@ pub(crate) fn next(
             at: now,
             failed_at: None,
         });
-        return Knobs { concurrency, ..current };
+        return Next::change(current, Knobs { concurrency, ..current }, &pressure.words());
     }
     let may_grow = current.batch_size < spec.highest.batch_size && full >= 0.9;
-    if may_grow && (since >= UNHURRIED || pressure.backlog) && within_latency(spec, memory) {
-        return Knobs {
-            batch_size: scaled(current.batch_size, 1.2).min(spec.highest.batch_size),
-            ..current
-        };
+    if may_grow
+        && (since >= UNHURRIED || pressure.backlog.is_some())
+        && within_latency(spec, memory)
+    {
+        let batch_size = scaled(current.batch_size, 1.2).min(spec.highest.batch_size);
+        let why = format!("batches go out full, and {}", pressure.words());
+        return Next::change(current, Knobs { batch_size, ..current }, &why);
     }
-    current
+    Next::unchanged(current)
 }
 
 /// Whether more concurrency may still do the work instead of pods.
@@ -138,8 +186,14 @@ fn more_concurrency(
     (wanted > current.concurrency).then_some(wanted)
 }
 
-/// Looks at what the last change of concurrency gained; the knobs to go back to, if that was nothing.
-fn judge(spec: &Spec, memory: &mut Memory, current: Knobs, revision: u64) -> Option<Knobs> {
+/// Looks at what the last change of concurrency gained; the knobs to go back to and why, if that
+/// was nothing.
+fn judge(
+    spec: &Spec,
+    memory: &mut Memory,
+    current: Knobs,
+    revision: u64,
+) -> Option<(Knobs, String)> {
     let trial = memory.trial.filter(|trial| trial.failed_at.is_none())?;
     if revision < trial.revision {
         // It was never written, so there is nothing to judge.
@@ -164,7 +218,11 @@ fn judge(spec: &Spec, memory: &mut Memory, current: Knobs, revision: u64) -> Opt
         // It gained nothing: the pods do what they did at the concurrency before.
         memory.concurrency = Some(trial.from);
     }
-    Some(Knobs { concurrency: trial.from, ..current })
+    let why = format!(
+        "taken back: it gained nothing, a pod handles {now:.0} per second and {:.0} before",
+        trial.capacity
+    );
+    Some((Knobs { concurrency: trial.from, ..current }, why))
 }
 
 /// The knobs to go back to where a trial failed and its knobs are still in place: the write failed,

@@ -52,11 +52,11 @@ pub fn plan(
     if taken != Taken::Known {
         memory.capacity.record(snapshot);
     }
-    let partitions = snapshot.partitions.len() as u32;
     let Some(seen) = Seen::of(readings, snapshot, now) else {
         memory.window.restart();
-        return hold_unknown(memory, observed, snapshot, partitions);
+        return hold_unknown(readings, memory, observed, snapshot);
     };
+    let partitions = snapshot.partitions.len() as u32;
     memory.learn_start(observed, now);
     memory.learn_knobs(observed);
     let situation = Situation { spec, readings, observed, snapshot, seen: &seen, partitions, now };
@@ -72,6 +72,8 @@ struct Seen {
     mean: f64,
     current: f64,
     handled: f64,
+    /// Seconds of which `current` is the mean; `None` where it is not known.
+    span: Option<f64>,
     /// Whether the arrivals were seen long enough to speak of them.
     rates_known: bool,
     /// The lag beyond what is in flight, and each partition's.
@@ -103,7 +105,9 @@ impl Seen {
         let mean = readings.arrivals(60_000);
         let ten = readings.arrivals(10_000);
         let newest = readings.newest_interval();
-        let current = if readings.jump.is_fresh(now) { newest.or(ten) } else { ten };
+        let is_fresh = readings.jump.is_fresh(now) && newest.is_some();
+        let (current, span) =
+            if is_fresh { (newest, readings.newest_span()) } else { (ten, readings.span(10_000)) };
         let shares = readings.shares(snapshot);
         let rate = current.unwrap_or(0.0).max(0.0);
         let is_stuck = readings.stuck(snapshot, now);
@@ -124,6 +128,7 @@ impl Seen {
             mean: mean.unwrap_or(0.0).max(0.0),
             current: rate,
             handled: readings.handled(10_000).unwrap_or(0.0),
+            span: current.and(span).map(|span| span as f64 / 1e3),
             rates_known: mean.is_some(),
             backlog: backlogs.iter().sum(),
             backlogs,
@@ -178,10 +183,10 @@ impl Situation<'_> {
         let wanted = arrivals.max(memory.for_backlog.unwrap_or(0)).max(1);
 
         let pressure = self.pressure(memory);
-        let knobs = knobs::next(spec, memory, observed, pressure, now);
+        let next = knobs::next(spec, memory, observed, pressure, now);
         let enough = steady.enough && for_current.enough;
         let (replicas, reason) =
-            rules::decide(&rules::Case::of(self, memory, wanted, enough, knobs));
+            rules::decide(&rules::Case::of(self, memory, wanted, enough, next.knobs));
         let each = self.partitions.div_ceil(replicas.max(1));
         let capacity = memory.capacity.of_pod(self.knobs(memory), spec.ordering, each);
         let demand = seen.current + seen.backlog / spec.drain_within;
@@ -206,15 +211,17 @@ impl Situation<'_> {
             demand: seen.rates_known.then_some(demand),
             capacity: measured.then_some(capacity),
         };
-        let mut message = self.sentence(reason, replicas, &numbers, measured);
+        let mut message = self.sentence(reason, replicas, &numbers);
         if replicas < asked && !self.is_settled() && reason != Reason::Bounds {
             message.push_str(
                 "; the group has not settled for a minute, which is no longer waited for",
             );
         }
+        message += &words::slow_readings(self.readings);
         Decision {
             replicas,
-            knobs,
+            knobs: next.knobs,
+            knobs_message: next.message,
             reason,
             message,
             numbers,
@@ -305,7 +312,8 @@ impl Situation<'_> {
         let drain = self.seen.backlog / self.spec.drain_within;
         let load = (self.seen.current + drain) * f64::from(each) / f64::from(self.partitions);
         let capacity = memory.capacity.of_pod(self.observed.tuning.knobs, self.spec.ordering, each);
-        let (limit, backlog) = (capacity * self.spec.target, memory.for_backlog.is_some());
+        let limit = capacity * self.spec.target;
+        let backlog = memory.for_backlog.map(|_| self.seen.backlog);
         Some(Pressure {
             load,
             limit,
@@ -361,29 +369,29 @@ impl Situation<'_> {
 }
 
 fn hold_unknown(
+    readings: &Readings,
     memory: &Memory,
     observed: &Observed,
     snapshot: &Snapshot,
-    partitions: u32,
 ) -> Decision {
+    let partitions = snapshot.partitions.len() as u32;
     let unknown = snapshot
         .partitions
         .iter()
         .filter(|p| p.end.is_none() || p.committed == Committed::Unknown)
         .count();
-    let message = if unknown > 0 {
-        format!(
-            "the lag of {unknown} of {partitions} partitions is not known: pods and knobs stay as they are"
-        )
-    } else {
-        "the lag is not known: pods and knobs stay as they are".to_owned()
+    let of = match unknown {
+        0 => String::new(),
+        _ => format!(" of {unknown} of {partitions} partitions"),
     };
+    let message = format!("the lag{of} is not known: pods and knobs stay as they are");
     Decision {
         // Unknown is not zero; the partitions alone bound what is there.
         replicas: if partitions == 0 { observed.desired } else { observed.desired.min(partitions) },
         knobs: observed.tuning.knobs,
+        knobs_message: None,
         reason: Reason::LagUnknown,
-        message,
+        message: message + &words::slow_readings(readings),
         numbers: Numbers::default(),
         // A bound is not out of the way because a broker does not answer.
         limit: memory.limit.map(|(limit, _)| limit),

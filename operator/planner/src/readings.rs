@@ -45,6 +45,8 @@ pub struct Readings {
     tracks: Vec<Track>,
     /// When the newest snapshot was read.
     newest: Option<Millis>,
+    /// Between the newest three snapshots.
+    gaps: [Option<Millis>; 2],
     /// Moments and sums over all partitions, of snapshots in which all was known.
     totals: VecDeque<Total>,
     /// Jumps of the arrivals.
@@ -85,6 +87,7 @@ impl Readings {
             Some(newest) if newest >= snapshot.at => return Taken::Known,
             _ => {}
         }
+        self.gaps = [self.newest.map(|newest| snapshot.at - newest), self.gaps[0]];
         self.newest = Some(snapshot.at);
         let mut total = Some((0, 0));
         if self.follow(snapshot) {
@@ -157,6 +160,19 @@ impl Readings {
         rate(*before, *newest, |t| t.end)
     }
 
+    /// How far the newest interval reaches back, milliseconds.
+    pub(crate) fn newest_span(&self) -> Option<Millis> {
+        let newest = self.totals.back()?;
+        let before = self.totals.iter().rev().find(|t| t.at <= newest.at - 700)?;
+        Some(newest.at - before.at)
+    }
+
+    /// Between two readings, where that is known, milliseconds: one that is late makes no interval.
+    pub fn interval(&self) -> Option<Millis> {
+        let [newest, before] = self.gaps;
+        Some(newest?.min(before?))
+    }
+
     /// Mean arrivals over `span` before the newest interval: what the newest one is compared with.
     fn arrivals_before_newest(&self, span: Millis) -> Option<f64> {
         let newest = self.totals.back()?;
@@ -189,6 +205,12 @@ impl Readings {
         let newest = *self.totals.back()?;
         let from = self.before(newest.at - span)?;
         rate(from, newest, |t| t.end)
+    }
+
+    /// How much of the last `span` [`Self::arrivals`] is the mean of, milliseconds.
+    pub(crate) fn span(&self, span: Millis) -> Option<Millis> {
+        let newest = self.totals.back()?;
+        Some(newest.at - self.before(newest.at - span)?.at)
     }
 
     /// Mean records handled over the last `span`, records a second.

@@ -740,6 +740,106 @@ fn a_backlog_that_grows_behind_a_bound_is_not_said_to_be_drained() {
 }
 
 #[test]
+fn a_change_of_the_knobs_has_a_sentence_of_its_own() {
+    let free = |highest: Knobs| {
+        let mut feed = Feed::of(12, 1);
+        (feed.spec.ordering, feed.spec.highest) = (Ordering::Key, highest);
+        feed
+    };
+    let play = |feed: &mut Feed, rate| {
+        let tuning = feed.tuning;
+        let decided: Vec<_> = (0..30).map(|_| feed.working_second(50, rate, tuning)).collect();
+        decided.into_iter().find_map(|decision| decision.knobs_message)
+    };
+    let concurrency = Knobs { concurrency: 16, ..PINNED };
+    assert_eq!(
+        play(&mut free(concurrency), 500.0).unwrap(),
+        "concurrency 1 → 2: the fullest pod has to handle 600 per second, and 400 are its target"
+    );
+    let batches = Knobs { batch_size: 1_000, ..PINNED };
+    assert_eq!(
+        play(&mut free(batches), 500.0).unwrap(),
+        "batch size 500 → 600: batches go out full, and the fullest pod has to handle 600 per \
+         second, and 400 are its target"
+    );
+    let mut slow = free(PINNED);
+    (slow.spec.lowest.batch_size, slow.spec.latency_target) = (1, Some(150.0));
+    slow.report = Some(ProgressReport { handler_p99_ms: 210.0, ..ProgressReport::default() });
+    assert_eq!(
+        play(&mut slow, 500.0).unwrap(),
+        "batch size 500 → 400: p99 210 ms is over latencyTarget 150 ms"
+    );
+    let mut back = free(concurrency);
+    play(&mut back, 500.0);
+    back.tune(Knobs { concurrency: 2, ..PINNED });
+    assert_eq!(
+        play(&mut back, 250.0).unwrap(),
+        "concurrency 2 → 1: taken back: it gained nothing, a pod handles 500 per second and 500 \
+         before"
+    );
+    let mut bounded = free(Knobs { batch_size: 200, ..PINNED });
+    bounded.spec.lowest.batch_size = 10;
+    assert_eq!(
+        play(&mut bounded, 500.0).unwrap(),
+        "batch size 500 → 200: spec.tuning allows batches of 10 to 200 and a concurrency of 1 to 1"
+    );
+    assert_eq!(play(&mut free(PINNED), 500.0), None);
+}
+
+#[test]
+fn a_backlog_that_is_mostly_in_one_partition_names_it() {
+    let mut feed = Feed::of(12, 1);
+    let mut second = |in_one: i64, elsewhere: i64| {
+        feed.now += 1_000;
+        feed.ends.iter_mut().for_each(|end| *end += 25);
+        let mut snapshot = feed.snapshot(elsewhere);
+        snapshot.partitions[3].committed = Committed::At(feed.ends[3] - in_one);
+        feed.ask(&snapshot).message
+    };
+    let even: Vec<_> = (0..20).map(|_| second(2_000, 2_000)).collect();
+    assert!(even[19].contains(" records wait") && !even[19].contains("of them"), "{}", even[19]);
+    let uneven: Vec<_> = (0..20).map(|_| second(9_000, 100)).collect();
+    assert!(uneven[19].contains(" of them in orders-3,"), "{}", uneven[19]);
+}
+
+#[test]
+fn a_hot_partition_is_named() {
+    let message = decided_for(Reason::HotPartition).0.message;
+    assert_eq!(
+        message,
+        "orders-3 receives more than a pod can handle (a pod handles 500 per second): more pods \
+         would not help"
+    );
+}
+
+#[test]
+fn a_sentence_says_of_which_span_its_rate_is() {
+    let mut feed = Feed::of(12, 6);
+    let steady = feed.seconds(70, 158, 0).message;
+    assert!(steady.starts_with("1896 per second arrive (mean of 10 s), "), "{steady}");
+    feed.second(300, 0);
+    let jumped = feed.second(300, 0).message;
+    assert!(jumped.starts_with("3600 per second arrive (mean of 1 s), "), "{jumped}");
+    let first = Feed::of(12, 6).second(158, 0).message;
+    assert!(first.starts_with("what arrives is not known yet"), "{first}");
+}
+
+#[test]
+fn readings_that_come_seldom_are_reported() {
+    let mut feed = Feed::of(12, 6);
+    feed.seconds(20, 158, 0);
+    let mut after = |seconds: i64| {
+        feed.now += (seconds - 1) * 1_000;
+        feed.ends.iter_mut().for_each(|end| *end += 158 * (seconds - 1));
+        feed.second(158, 0).message
+    };
+    // One that is late makes no interval.
+    assert!(!after(8).contains("readings come"));
+    assert!(after(8).ends_with("; readings come every 8 s"));
+    assert!(!after(1).contains("readings come"));
+}
+
+#[test]
 fn sentences_are_right_for_one_and_for_many() {
     let one = Feed::of(1, 1).seconds(30, 100, 0).message;
     assert!(one.ends_with("1 pod on 1 partition keeps up"), "{one}");

@@ -294,7 +294,10 @@ fn change(at: i64, observed: &Observed, decision: &Decision) -> Change {
         replicas: (observed.desired, decision.replicas),
         knobs: (observed.tuning.knobs, decision.knobs),
         reason: decision.reason,
-        message: decision.message.clone(),
+        message: match &decision.knobs_message {
+            Some(knobs) if decision.replicas == observed.desired => knobs.clone(),
+            _ => decision.message.clone(),
+        },
     }
 }
 

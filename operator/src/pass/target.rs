@@ -242,6 +242,7 @@ mod tests {
         let decision = Decision {
             replicas: 250,
             knobs: Knobs { batch_size: 1, concurrency: 1 },
+            knobs_message: None,
             reason: Reason::BoundReached,
             message: "why".to_owned(),
             numbers: Numbers::default(),

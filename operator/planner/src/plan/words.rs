@@ -1,16 +1,25 @@
 //! A decision's reason as a sentence with its numbers.
 
 use super::Situation;
-use crate::decision::{Numbers, Reason};
+use crate::{
+    decision::{Numbers, Reason},
+    readings::Readings,
+    snapshot::{Millis, TopicPartition},
+};
+
+/// Readings that come less often than this are reported: a decision is as old as they are.
+const SLOW: Millis = 5_000;
+
+/// How often readings come, where that is seldom.
+pub(super) fn slow_readings(readings: &Readings) -> String {
+    match readings.interval().filter(|interval| *interval > SLOW) {
+        Some(interval) => format!("; readings come every {:.0} s", interval as f64 / 1e3),
+        None => String::new(),
+    }
+}
 
 impl Situation<'_> {
-    pub(super) fn sentence(
-        &self,
-        reason: Reason,
-        replicas: u32,
-        numbers: &Numbers,
-        measured: bool,
-    ) -> String {
+    pub(super) fn sentence(&self, reason: Reason, replicas: u32, numbers: &Numbers) -> String {
         let (asked, seen) = (self.observed.desired, self.seen);
         let of_partitions = match self.partitions {
             1 => "1 partition".to_owned(),
@@ -24,8 +33,11 @@ impl Situation<'_> {
                 crate::capacity::FIRST_GUESS
             ),
         };
-        let arrive = format!("{:.0} per second arrive", seen.current);
-        let backlog = seen.backlog;
+        let arrive = match seen.span {
+            Some(span) => format!("{:.0} per second arrive (mean of {span:.0} s)", seen.current),
+            None => "what arrives is not known yet".to_owned(),
+        };
+        let wait = format!("{:.0} records wait{}", seen.backlog, self.most_of_them());
         match reason {
             Reason::LagUnknown => String::new(),
             Reason::Steady => {
@@ -39,44 +51,52 @@ impl Situation<'_> {
                 )
             }
             Reason::Backlog => format!(
-                "{arrive} and {backlog:.0} are waiting, to be done within {:.0} s; {each}: {} instead of {asked}",
+                "{arrive} and {wait}, to be handled within {:.0} s; {each}: {} instead of {asked}",
                 self.spec.drain_within,
                 pods(replicas)
             ),
             Reason::Draining => {
                 let drain = if replicas == 1 { "drains" } else { "drain" };
-                format!("{backlog:.0} are still waiting, {arrive}: {} {drain} them", pods(replicas))
+                format!("{wait}, {arrive}: {} {drain} them", pods(replicas))
             }
             Reason::JumpSuspected => format!(
-                "the newest second brought far more than the last ten; the next one tells whether it stays ({arrive})"
+                "the newest reading brought far more than those of the last ten seconds; the next \
+                 one tells whether that lasts: {arrive}"
             ),
             Reason::WaitingToShrink => format!(
-                "{arrive}: fewer than {} would do; they go when that was so for {:.0} s",
+                "{arrive}: fewer than {} are enough; they are removed when that has held for {:.0} s",
                 pods(asked),
                 self.spec.scale_down_after
             ),
             Reason::ArrivalsDown => format!(
-                "{arrive}, {each}: {} would have done for {:.0} s, instead of {asked}",
+                "{arrive}, {each}: {} {} enough for {:.0} s, instead of {asked}",
                 pods(replicas),
+                if replicas == 1 { "was" } else { "were" },
                 self.spec.scale_down_after
             ),
             Reason::Idle => format!(
                 "nothing arrived for {:.0} s and no lag is left",
                 self.spec.scale_down_after
             ),
-            Reason::Wake => format!("{} are waiting and no pod runs: {}", seen.lag, pods(replicas)),
+            Reason::Wake => {
+                let (records, wait) =
+                    if seen.lag == 1 { ("record", "waits") } else { ("records", "wait") };
+                format!("{} {records} {wait} and no pod runs: {}", seen.lag, pods(replicas))
+            }
             Reason::KnobsFirst => {
-                format!("{arrive}, {each}: the knobs can still do it without further pods")
+                format!("{arrive}, {each}: more concurrency is enough, without further pods")
             }
             Reason::GroupUnsettled => {
                 "pods are starting or stopping, or the group is rebalancing".to_owned()
             }
-            Reason::Learning => format!("{arrive}: what a pod can do is being measured"),
+            Reason::Learning => format!("{arrive}: the capacity of a pod is being measured"),
             Reason::RecordStuck => self.stuck_sentence(),
-            Reason::HotPartition => format!(
-                "one partition is hotter than {}: more pods do not help it",
-                if measured { each } else { "a pod can do".to_owned() }
-            ),
+            Reason::HotPartition => {
+                format!(
+                    "{} receives more than a pod can handle ({each}): more pods would not help",
+                    self.hottest()
+                )
+            }
             Reason::BoundReached => {
                 format!(
                     "{arrive}, {each}: that is more than {} on {of_partitions} can handle",
@@ -86,6 +106,29 @@ impl Situation<'_> {
             Reason::Bounds => {
                 format!("the bounds ask for {} on {of_partitions}", pods(replicas))
             }
+        }
+    }
+
+    /// The partition with the most arrivals.
+    fn hottest(&self) -> String {
+        let shares = self.snapshot.partitions.iter().zip(&self.seen.shares);
+        let hottest = shares.max_by(|(_, a), (_, b)| a.total_cmp(b));
+        hottest.map_or_else(
+            || "one partition".to_owned(),
+            |(hottest, _)| format!("{}-{}", hottest.id.topic, hottest.id.partition),
+        )
+    }
+
+    /// Where more than half of the backlog is in one partition: which, and how much.
+    fn most_of_them(&self) -> String {
+        let backlogs = self.snapshot.partitions.iter().zip(&self.seen.backlogs);
+        let most = backlogs.max_by(|(_, a), (_, b)| a.total_cmp(b));
+        match most {
+            Some((partition, most)) if self.partitions > 1 && *most > self.seen.backlog / 2.0 => {
+                let TopicPartition { topic, partition } = &partition.id;
+                format!(", {most:.0} of them in {topic}-{partition}")
+            }
+            _ => String::new(),
         }
     }
 

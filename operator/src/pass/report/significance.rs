@@ -143,6 +143,8 @@ struct Words<'a> {
     /// Pods come and go one by one; that all are ready is a condition.
     pods: (Option<i32>, Option<i32>),
     decision: Option<(&'a str, i32)>,
+    /// Batch size and concurrency decided on.
+    knobs: Option<(Option<i32>, Option<i32>)>,
     conditions: Vec<&'a str>,
 }
 
@@ -197,6 +199,7 @@ impl<'a> Parts<'a> {
             words: Words {
                 pods: (*replicas, *ready_replicas),
                 decision: decision.as_ref().map(|d| (d.reason.as_str(), d.replicas)),
+                knobs: decision.as_ref().map(|d| (d.batch_size, d.concurrency)),
                 conditions: conditions.iter().map(|c| without_numbers(&c.message)).collect(),
             },
             slow: parked.as_ref(),

@@ -167,11 +167,20 @@ fn decision(
     let same = old.is_some_and(|old| old.reason == target.reason && old.replicas == replicas)
         && last.desired_replicas == next.desired_replicas
         && last.tuning_revision == next.tuning_revision;
+    let knobs = planned.decision.knobs;
+    let (batch_size, concurrency) = (knobs.batch_size as i32, knobs.concurrency as i32);
+    // The sentence of the last change stays as long as its knobs do.
+    let kept = old
+        .filter(|old| (old.batch_size, old.concurrency) == (Some(batch_size), Some(concurrency)));
+    let knobs_message = planned.decision.knobs_message.clone();
     DecisionStatus {
         reason: target.reason.clone(),
         message: target.message.clone(),
         time: old.and_then(|old| old.time.clone()).filter(|_| same).or(Some(Time(now))),
         replicas,
+        batch_size: Some(batch_size),
+        concurrency: Some(concurrency),
+        knobs_message: knobs_message.or_else(|| kept?.knobs_message.clone()),
         demand: numbers.demand.map(|n| round(n, 1)),
         capacity: numbers.capacity.map(|n| round(n, 1)),
         backlog: numbers.backlog,
@@ -182,4 +191,56 @@ fn decision(
 fn round(number: f64, digits: i32) -> f64 {
     let scale = 10_f64.powi(digits);
     (number * scale).round() / scale
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_crds::tuning::{Knobs, Tuning};
+    use sluice_planner::{Decision, Numbers, Reason};
+
+    use super::*;
+
+    fn decided(concurrency: u32, why: Option<&str>) -> Planned {
+        let decision = Decision {
+            replicas: 6,
+            knobs: Knobs { batch_size: 50, concurrency },
+            knobs_message: why.map(str::to_owned),
+            reason: Reason::KnobsFirst,
+            message: "why".to_owned(),
+            numbers: Numbers::default(),
+            limit: None,
+            wants_group: false,
+        };
+        Planned { decision, memory: PlannerMemory::default() }
+    }
+
+    /// The decision of a pass after the one before, with knobs in place that stay as they are.
+    fn after(last: Option<DecisionStatus>, planned: &Planned) -> DecisionStatus {
+        let last = KafkaConsumerStatus { decision: last, ..KafkaConsumerStatus::default() };
+        let target = Target {
+            replicas: Some(4),
+            tuning: Tuning::new(1, Knobs { batch_size: 50, concurrency: 1 }),
+            reason: "KnobsFirst".to_owned(),
+            message: "why".to_owned(),
+            limited: None,
+        };
+        decision(&last, &last, planned, &target, Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn a_dry_run_shows_the_knobs_that_would_be_written_and_why() {
+        let shown = after(None, &decided(4, Some("concurrency 1 → 4: 900 records wait")));
+        assert_eq!((shown.batch_size, shown.concurrency), (Some(50), Some(4)));
+        assert_eq!(shown.knobs_message.as_deref(), Some("concurrency 1 → 4: 900 records wait"));
+        // When they are no longer decided on, nor is the sentence.
+        let later = after(Some(shown), &decided(1, None));
+        assert_eq!((later.concurrency, later.knobs_message), (Some(1), None));
+    }
+
+    #[test]
+    fn the_sentence_of_the_last_change_of_the_knobs_stays_as_long_as_they_do() {
+        let changed = after(None, &decided(4, Some("concurrency 1 → 4: 900 records wait")));
+        let later = after(Some(changed.clone()), &decided(4, None));
+        assert_eq!(later.knobs_message, changed.knobs_message);
+    }
 }

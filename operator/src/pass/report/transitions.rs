@@ -83,9 +83,14 @@ fn knobs(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus) -> Option<Happe
             changes.push(format!("{name} {from} → {to}"));
         }
     }
-    let why = next.decision.as_ref().map(|d| format!(": {}", d.message)).unwrap_or_default();
-    (!changes.is_empty())
-        .then(|| Happening::normal("KnobsChanged", "Tune", format!("{}{why}", changes.join(", "))))
+    if changes.is_empty() {
+        return None;
+    }
+    let change = changes.join(", ");
+    let message = next.decision.as_ref().and_then(|decision| decision.knobs_message.clone());
+    // The sentence of another change, one that was not written, is not the reason of this one.
+    let note = message.filter(|message| message.starts_with(&format!("{change}: ")));
+    Some(Happening::normal("KnobsChanged", "Tune", note.unwrap_or(change)))
 }
 
 fn condition(
@@ -203,10 +208,18 @@ mod tests {
             told(&before, &status(1, 50, &[])),
             [("ScaledDown".into(), "3 → 1 pod: why".into())]
         );
-        assert_eq!(
-            told(&before, &status(3, 60, &[])),
-            [("KnobsChanged".into(), "batch size 50 → 60: why".into())]
-        );
+        // Knobs have a sentence of their own; that of the pods is not theirs.
+        let mut tuned = status(3, 60, &[]);
+        assert_eq!(told(&before, &tuned), [("KnobsChanged".into(), "batch size 50 → 60".into())]);
+        for (message, note) in [
+            ("batch size 50 → 60: batches go out full", "batch size 50 → 60: batches go out full"),
+            ("batch size 60 → 72: batches go out full", "batch size 50 → 60"),
+        ] {
+            if let Some(decision) = &mut tuned.decision {
+                decision.knobs_message = Some(message.into());
+            }
+            assert_eq!(told(&before, &tuned), [("KnobsChanged".into(), note.into())]);
+        }
         // A consumer that is new has changed no knobs.
         assert_eq!(told(&KafkaConsumerStatus::default(), &status(0, 50, &[])), []);
     }
