@@ -111,6 +111,7 @@ const MILLIS: f64 = 1e-3;
 const MICROS: f64 = 1e-6;
 
 impl Collector for Metrics {
+    #[expect(clippy::too_many_lines, reason = "it is the list of all metrics")]
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let status = &*self.0;
         let seconds = Some(&Unit::Seconds);

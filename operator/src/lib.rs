@@ -38,11 +38,11 @@
 //! election lease: one replica, strategy `Recreate`.
 
 pub mod args;
-pub mod cluster;
+mod cluster;
 pub mod control;
-pub mod hash;
-pub mod identity;
+mod hash;
+mod identity;
 pub mod kafka;
-pub mod metrics;
-pub mod pass;
-pub mod platform;
+mod metrics;
+mod pass;
+mod platform;

@@ -7,24 +7,24 @@
 //!
 //! What brokers say is untrusted: whoever may create a KafkaConsumer names them. [`Limits`] bounds it.
 
-pub mod addresses;
-pub mod admin;
+mod addresses;
+mod admin;
 pub mod allowed;
-pub mod answers;
-pub mod brokers;
-pub mod cause;
-pub mod client;
-pub mod cluster;
-pub mod errors;
-pub mod following;
-pub mod pace;
+mod answers;
+mod brokers;
+mod cause;
+mod client;
+mod cluster;
+mod errors;
+mod following;
+mod pace;
 pub mod port;
-pub mod pulse;
-pub mod reader;
-pub mod requests;
-pub mod round;
+mod pulse;
+mod reader;
+mod requests;
+mod round;
 mod thread;
-pub mod topics;
+mod topics;
 
 use std::{
     collections::BTreeMap,

@@ -2,6 +2,7 @@
 //! what is written when, and what is not.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::expect_used)]
+#![allow(clippy::too_many_lines)]
 
 mod budget;
 mod claims;
