@@ -52,6 +52,8 @@ pub mod reason {
     pub const ACCESS_DENIED: &str = "AccessDenied";
     /// Some partitions could not be read.
     pub const PARTLY_KNOWN: &str = "LagPartlyUnknown";
+    /// The newest reading is older than a working reader's.
+    pub const READING_LATE: &str = "ReadingLate";
     /// A broker answered with an error.
     pub const BROKER_ERROR: &str = "BrokerError";
     /// The administrator does not allow the operator to connect to a broker.

@@ -1,6 +1,8 @@
 //! The operator's metrics. Labels are bounded: fixed words, and for the gauges of a consumer its namespace and name,
 //! which go with it.
 
+mod readers;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -28,7 +30,7 @@ use sluice_crds::{
     kafkaconsumer::scaling::ScalingMode,
 };
 
-use crate::identity::Identity;
+use crate::{identity::Identity, kafka::port::Statistics};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
@@ -121,6 +123,7 @@ pub struct Metrics {
     events_dropped: Counter,
     scalings: Family<Scaling, Counter>,
     consumers: Consumers,
+    readers: readers::Readers,
 }
 
 /// The gauges of each consumer. What is not known is not shown.
@@ -169,11 +172,13 @@ impl Default for Metrics {
             events_dropped: Counter::default(),
             scalings: Family::default(),
             consumers: Consumers::default(),
+            readers: readers::Readers::default(),
             registry: Registry::default(),
         };
         metrics.begin_at_zero();
         metrics.register(&mut registry);
         metrics.consumers.register(registry.sub_registry_with_prefix("consumer"));
+        metrics.readers.register(registry.sub_registry_with_prefix("kafka"));
         Self { registry, ..metrics }
     }
 }
@@ -452,6 +457,11 @@ impl Metrics {
         self.watch_up.get_or_create(&labels).set(i64::from(up));
     }
 
+    /// Shows how the readers of Kafka fare.
+    pub fn readers(&self, statistics: &Statistics) {
+        self.readers.show(statistics);
+    }
+
     /// Something was written.
     pub fn write(&self, kind: &'static str) {
         self.writes.get_or_create(&Kind { kind }).inc();
@@ -511,6 +521,7 @@ mod tests {
     use sluice_crds::kafkaconsumer::status::DecisionStatus;
 
     use super::*;
+    use crate::kafka::port::ClusterStatistics;
 
     fn id() -> Identity {
         Identity { namespace: "shop".into(), name: "orders".into(), uid: "u".into() }
@@ -561,6 +572,13 @@ mod tests {
         };
         metrics.show(&id(), &spec(), &status);
         metrics.watch_up("shop", "Pod", true);
+        let cluster = ClusterStatistics {
+            bootstrap_servers: "kafka:9092".to_owned(),
+            age: Duration::ZERO,
+            interval: Duration::ZERO,
+            last_round: Duration::ZERO,
+        };
+        metrics.readers(&Statistics { clusters: vec![cluster], ..Statistics::default() });
         metrics.scaled(1, 3, "ArrivalsUp");
         metrics
     }

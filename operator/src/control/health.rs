@@ -21,13 +21,17 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
+use serde::Serialize;
 use sluice_crds::listen;
 use tokio::{net::TcpListener, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::{
-    schema::{Definition, UPGRADE},
-    watches::Watches,
+use crate::{
+    cluster::{
+        schema::{Definition, UPGRADE},
+        watches::Watches,
+    },
+    kafka::port::{ClusterStatistics, Kafka},
 };
 
 /// The controller's loop ticks every second; a loop that stood for this long is stuck.
@@ -90,15 +94,30 @@ impl Health {
 struct Served {
     health: Arc<Health>,
     metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    kafka: Arc<dyn Kafka>,
+}
+
+/// A Kafka cluster whose reader is late, as `/readyz` shows it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Late {
+    bootstrap_servers: String,
+    /// The age of the newest reading, and how often there should be one.
+    age_seconds: f64,
+    interval_seconds: f64,
 }
 
 /// The routes.
-pub fn router(health: Arc<Health>, metrics: Arc<dyn Fn() -> String + Send + Sync>) -> Router {
+pub fn router(
+    health: Arc<Health>,
+    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    kafka: Arc<dyn Kafka>,
+) -> Router {
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(render))
-        .with_state(Served { health, metrics })
+        .with_state(Served { health, metrics, kafka })
 }
 
 /// Serves the routes until `stop`.
@@ -130,12 +149,25 @@ async fn readyz(State(served): State<Served>) -> impl IntoResponse {
         "ready": pending.is_empty(),
         "pending": pending,
         "watches": served.health.watches.problems(),
+        "kafka": late(&*served.kafka),
         "definition": served.health.definition.older().map(|older| serde_json::json!({
             "lacks": older.lacks,
             "do": UPGRADE,
         })),
     });
     (code, Json(body))
+}
+
+/// The clusters without a reading for longer than three intervals. One lost cluster is no reason to be unready: it would
+/// hang the rollout for all others.
+fn late(kafka: &dyn Kafka) -> Vec<Late> {
+    let clusters = kafka.statistics().clusters.into_iter();
+    let late = clusters.filter(ClusterStatistics::is_late).map(|cluster| Late {
+        bootstrap_servers: cluster.bootstrap_servers,
+        age_seconds: cluster.age.as_secs_f64(),
+        interval_seconds: cluster.interval.as_secs_f64(),
+    });
+    late.collect()
 }
 
 async fn render(State(served): State<Served>) -> impl IntoResponse {
@@ -150,9 +182,11 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
+    use crate::kafka::Readers;
 
     async fn ask(health: &Arc<Health>, path: &str) -> (StatusCode, String) {
-        let router = router(Arc::clone(health), Arc::new(|| "# EOF\n".to_owned()));
+        let kafka = Arc::new(Readers::default());
+        let router = router(Arc::clone(health), Arc::new(|| "# EOF\n".to_owned()), kafka);
         let answer = router.oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
         let status = answer.status();
         let body = answer.into_body().collect().await.unwrap().to_bytes();

@@ -76,12 +76,13 @@ pub async fn operate(
     let metrics = Arc::new(Metrics::default());
     health.wait_for(DEFINITION);
     health.wait_for(queue::WATCHES);
-    let (shown, served) = (Arc::clone(&health), Arc::clone(&metrics));
+    let (shown, served, readers) = (Arc::clone(&health), Arc::clone(&metrics), Arc::clone(&kafka));
     let page = move || {
         shown.watches.show(&served);
+        served.readers(&readers.statistics());
         served.render()
     };
-    let router = health::router(Arc::clone(&health), Arc::new(page));
+    let router = health::router(Arc::clone(&health), Arc::new(page), Arc::clone(&kafka));
     let server = tokio::spawn(health::serve(args.listen, router, stop.clone()));
     // A port that is taken is found at once; afterwards the server ends only with the operator.
     let server = async {

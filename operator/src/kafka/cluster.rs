@@ -10,7 +10,7 @@ use sluice_crds::{conditions::reason, config::KafkaConfig};
 use sluice_planner::snapshot::TopicPartition;
 use tokio::sync::oneshot;
 
-use super::port::{OnReading, ReadError};
+use super::port::{ClusterStatistics, OnReading, ReadError};
 use super::{
     Limits,
     following::{Command, Commit, Following},
@@ -57,9 +57,9 @@ impl Cluster {
         })
     }
 
-    /// What is counted of its reader.
-    pub fn numbers(&self) -> &Numbers {
-        &self.numbers
+    /// How its reader fares.
+    pub fn statistics(&self) -> ClusterStatistics {
+        self.numbers.statistics(&self.addresses)
     }
 
     /// How often its thread was started again.
@@ -76,6 +76,12 @@ impl Cluster {
     fn supervise_within(&self, hangs: Duration) {
         let mut state = self.lock();
         state.followings.retain(|following| following.strong_count() > 0);
+        if self.statistics().is_late() {
+            // No reading wakes these consumers: they are to say that what they know is old.
+            for following in state.followings.iter().filter_map(Weak::upgrade) {
+                following.is_late();
+            }
+        }
         let cause = match &state.thread {
             None if state.followings.is_empty() => return,
             None => "could not be started",
@@ -226,6 +232,29 @@ mod tests {
         let (release, wait) = mpsc::channel::<()>();
         let cluster = comes_back_after(move |_inbox| _ = wait.recv());
         assert_eq!(cluster.lock().abandoned, 1);
+        drop(release);
+    }
+
+    #[test]
+    fn consumers_of_a_reader_that_is_late_are_woken_unless_they_know_what_is_wrong() {
+        let (release, wait) = mpsc::channel::<()>();
+        let cluster = Cluster::new("127.0.0.1:1", &Arc::default());
+        cluster.lock().thread = Some(running(move |_inbox| _ = wait.recv()));
+        let (woken, wakes) = mpsc::channel();
+        let following = cluster.follow(&config(), Arc::new(move || _ = woken.send(())));
+        cluster.supervise_within(HANGS);
+        assert!(wakes.try_recv().is_err(), "there may be a first reading any moment");
+        cluster.numbers.is_late();
+        cluster.supervise_within(HANGS);
+        assert!(cluster.statistics().is_late() && wakes.try_recv().is_ok());
+        let error = ReadError { reason: reason::TOO_MANY_BROKERS, message: String::new() };
+        following.publish(Some(Duration::MAX), |reading| {
+            reading.error = Some(error);
+            false
+        });
+        while wakes.try_recv().is_ok() {}
+        cluster.supervise_within(HANGS);
+        assert!(wakes.try_recv().is_err());
         drop(release);
     }
 

@@ -86,6 +86,13 @@ impl Following {
         }
     }
 
+    /// Wakes the consumer because no reading comes, unless the last one says already what is wrong.
+    pub(super) fn is_late(&self) {
+        if self.reading().error.is_none() {
+            (self.on_reading)();
+        }
+    }
+
     /// Whether the members are to be read too.
     pub fn with_members(&self, wanted: bool) {
         self.members.store(wanted, Ordering::Relaxed);

@@ -126,9 +126,7 @@ impl Kafka for Readers {
     fn statistics(&self) -> Statistics {
         let clusters: Vec<_> = self.lock().values().filter_map(Weak::upgrade).collect();
         Statistics {
-            readers: clusters.len(),
-            oldest_reading: clusters.iter().filter_map(|cluster| cluster.numbers().age()).max(),
-            slowest_round: clusters.iter().map(|c| c.numbers().round()).max().unwrap_or_default(),
+            clusters: clusters.iter().map(|cluster| cluster.statistics()).collect(),
             failures: pulse::failures(),
             restarts: pulse::restarts(),
         }

@@ -56,6 +56,12 @@ impl Reading {
     pub fn is_empty(&self) -> bool {
         self.snapshot.is_none() && self.error.is_none()
     }
+
+    /// Its age at `now`, where there should be a newer one.
+    pub fn late(&self, now: Millis) -> Option<Duration> {
+        let age = Duration::from_millis(u64::try_from(now - self.read_at?).ok()?);
+        is_late(age, self.interval?).then_some(age)
+    }
 }
 
 /// What went wrong with Kafka, in words that a status may say.
@@ -76,25 +82,47 @@ pub trait Kafka: Send + Sync {
     /// Follows a consumer's topics and group until the answer is dropped.
     fn follow(&self, what: &KafkaConfig, on_reading: OnReading) -> Arc<dyn Group>;
 
-    /// How the readers are, where there are any.
+    /// How the readers fare, where there are any.
     fn statistics(&self) -> Statistics {
         Statistics::default()
     }
 }
 
-/// How the readers are.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// How the readers fare.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
-    /// How many clusters are read.
-    pub readers: usize,
-    /// The age of the newest reading of the cluster whose one is oldest.
-    pub oldest_reading: Option<Duration>,
-    /// How long the slowest cluster's last round took.
-    pub slowest_round: Duration,
+    /// The clusters that are read.
+    pub clusters: Vec<ClusterStatistics>,
     /// Requests that failed, or were not answered, since the operator started.
     pub failures: u64,
     /// Threads that were started again because they hung or had died.
     pub restarts: u64,
+}
+
+/// How the reader of one cluster fares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterStatistics {
+    /// The addresses by which the cluster is known.
+    pub bootstrap_servers: String,
+    /// The age of the newest reading; before the first, how long it has been waited for.
+    pub age: Duration,
+    /// The time between two rounds.
+    pub interval: Duration,
+    /// How long the last round took.
+    pub last_round: Duration,
+}
+
+impl ClusterStatistics {
+    /// Whether there should be a newer reading.
+    pub fn is_late(&self) -> bool {
+        is_late(self.age, self.interval)
+    }
+}
+
+/// Whether a reading of this age is older than one that a working reader has published: a round ends after one and a half
+/// intervals at the latest.
+pub fn is_late(age: Duration, interval: Duration) -> bool {
+    age > interval * 3
 }
 
 /// One consumer's topics and group.

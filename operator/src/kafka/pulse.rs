@@ -2,11 +2,13 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
+
+use super::{pace, port::ClusterStatistics};
 
 /// Counters of the process: clusters come and go.
 static FAILURES: AtomicU64 = AtomicU64::new(0);
@@ -36,12 +38,23 @@ pub struct Pulse {
 }
 
 /// What is counted for a cluster, whichever thread reads it.
-#[derive(Debug, Default)]
-pub struct Numbers {
-    /// How long the last round took, in microseconds.
-    round: AtomicU64,
-    /// When the last round ended.
-    read_at: Mutex<Option<Instant>>,
+#[derive(Debug)]
+pub struct Numbers(Mutex<Rounds>);
+
+#[derive(Clone, Copy, Debug)]
+struct Rounds {
+    /// When the last one ended; before the first, since when it is waited for.
+    ended: Instant,
+    /// How long it took, and the interval to the next one.
+    took: Duration,
+    interval: Duration,
+}
+
+impl Default for Numbers {
+    fn default() -> Self {
+        let (ended, took, interval) = (Instant::now(), Duration::ZERO, pace::INTERVAL);
+        Self(Mutex::new(Rounds { ended, took, interval }))
+    }
 }
 
 impl Pulse {
@@ -76,22 +89,33 @@ impl Pulse {
         FAILURES.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A round ended that took so long.
-    pub fn round(&self, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.numbers.round.store(micros, Ordering::Relaxed);
-        *self.numbers.read_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    /// A round ended that took so long; the next one follows after `interval`. One of a thread that was replaced says nothing.
+    pub fn round(&self, took: Duration, interval: Duration) {
+        if !self.is_abandoned() {
+            *self.numbers.lock() = Rounds { ended: Instant::now(), took, interval };
+        }
     }
 }
 
 impl Numbers {
-    /// How long the last round took.
-    pub fn round(&self) -> Duration {
-        Duration::from_micros(self.round.load(Ordering::Relaxed))
+    fn lock(&self) -> MutexGuard<'_, Rounds> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long ago the last round ended; `None` before the first.
-    pub fn age(&self) -> Option<Duration> {
-        self.read_at.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
+    /// Pretends that no round ever ended.
+    #[cfg(test)]
+    pub(super) fn is_late(&self) {
+        self.lock().interval = Duration::ZERO;
+    }
+
+    /// What is shown of the cluster at these addresses.
+    pub fn statistics(&self, bootstrap_servers: &str) -> ClusterStatistics {
+        let Rounds { ended, took, interval } = *self.lock();
+        ClusterStatistics {
+            bootstrap_servers: bootstrap_servers.to_owned(),
+            age: ended.elapsed(),
+            interval,
+            last_round: took,
+        }
     }
 }

@@ -393,9 +393,10 @@ impl<'a> Reader<'a> {
             self.publish(&following);
         }
         self.topics.values_mut().for_each(TopicState::was_published);
-        self.pulse.round(begun.elapsed());
         let before = self.pace.interval();
-        match self.pace.end_of_round() {
+        let changed = self.pace.end_of_round();
+        self.pulse.round(begun.elapsed(), self.pace.interval());
+        match changed {
             Some(interval) if interval > before => {
                 let addresses = self.addresses;
                 tracing::warn!(addresses, ?interval, "Kafka answers slowly: it is read less often");

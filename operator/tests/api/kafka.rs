@@ -7,11 +7,12 @@ use std::{
 
 use futures::future::BoxFuture;
 use sluice_crds::{config::KafkaConfig, kafkaconsumer::kafka::GroupProtocol};
-use sluice_operator::kafka::port::{Group, Kafka, OnReading, ReadError, Reading};
+use sluice_operator::kafka::port::{Group, Kafka, OnReading, ReadError, Reading, Statistics};
 use sluice_planner::snapshot::{self as s, Committed, GroupState, Snapshot, TopicPartition};
 
 #[derive(Default)]
 struct State {
+    statistics: Statistics,
     reading: Reading,
     /// Readings of groups that have one of their own.
     own: BTreeMap<String, Reading>,
@@ -80,6 +81,11 @@ impl FakeKafka {
         self.0.lock().unwrap().silent = groups.map(str::to_owned);
     }
 
+    /// Changes how the readers fare.
+    pub fn statistics(&self, statistics: Statistics) {
+        self.0.lock().unwrap().statistics = statistics;
+    }
+
     /// Groups that are followed.
     pub fn followed(&self) -> Vec<String> {
         self.0.lock().unwrap().bells.iter().map(|(group, _)| group.clone()).collect()
@@ -116,6 +122,10 @@ impl Kafka for FakeKafka {
     fn follow(&self, what: &KafkaConfig, bell: OnReading) -> Arc<dyn Group> {
         self.0.lock().unwrap().bells.push((what.group_id.clone(), bell));
         Arc::new(FakeGroup(self.clone(), what.group_id.clone()))
+    }
+
+    fn statistics(&self) -> Statistics {
+        self.0.lock().unwrap().statistics.clone()
     }
 }
 

@@ -1,8 +1,12 @@
 //! What the operator serves: its real pages, compared with what the documentation says of them.
 
-use sluice_operator::kafka::port::ReadError;
+use std::time::Duration;
 
-use crate::{consumer, kafka::FakeKafka, quiet, ready, server::Server, start, start_with};
+use sluice_operator::kafka::port::{ClusterStatistics, ReadError, Statistics};
+
+use crate::{
+    condition, consumer, is, kafka::FakeKafka, quiet, ready, server::Server, start, start_with,
+};
 
 const METRICS: &str = include_str!("../../../docs/metrics.md");
 const OPERATIONS: &str = include_str!("../../../docs/operations.md");
@@ -107,4 +111,68 @@ async fn failed_passes_and_unreadable_objects_are_counted_over_all_namespaces() 
     ready(&server, "orders", 3).await;
     tokio::time::sleep(std::time::Duration::from_secs(60)).await;
     has(&operator.ask("/metrics").await.1, "sluice_operator_objects_in_backoff 0");
+}
+
+fn cluster(bootstrap_servers: &str, age: u64) -> ClusterStatistics {
+    ClusterStatistics {
+        bootstrap_servers: bootstrap_servers.to_owned(),
+        age: Duration::from_secs(age),
+        interval: Duration::from_secs(2),
+        last_round: Duration::from_millis(30),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_is_late_is_named_by_readyz_and_metrics_and_makes_nothing_unready() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let operator = start(&server, &kafka);
+    server.put("kafkaconsumers", consumer("orders", 3));
+    ready(&server, "orders", 3).await;
+    let clusters = vec![cluster("hangs:9092", 7), cluster("reads:9092", 6)];
+    kafka.statistics(Statistics { clusters, failures: 4, restarts: 1 });
+    let (code, body) = operator.ask("/readyz").await;
+    assert_eq!(code, 200, "one lost cluster must not hang a rollout");
+    assert!(body.contains(r#""bootstrapServers":"hangs:9092""#), "{body}");
+    assert!(body.contains(r#""ageSeconds":7.0"#) && !body.contains("reads:9092"), "{body}");
+    let page = operator.ask("/metrics").await.1;
+    for line in [
+        r#"sluice_operator_kafka_reading_age_seconds{bootstrap_servers="hangs:9092"} 7.0"#,
+        r#"sluice_operator_kafka_reading_age_seconds{bootstrap_servers="reads:9092"} 6.0"#,
+        r#"sluice_operator_kafka_round_seconds{bootstrap_servers="reads:9092"} 0.03"#,
+        "sluice_operator_kafka_request_failures_total 4",
+        "sluice_operator_kafka_reader_restarts_total 1",
+    ] {
+        has(&page, line);
+    }
+    // Nobody follows one of them any more.
+    let clusters = vec![cluster("reads:9092", 1)];
+    kafka.statistics(Statistics { clusters, ..Statistics::default() });
+    let page = operator.ask("/metrics").await.1;
+    assert!(!page.contains("hangs:9092"), "{page}");
+    has(&page, r#"sluice_operator_kafka_reading_age_seconds{bootstrap_servers="reads:9092"} 1.0"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn kafka_is_not_called_reachable_after_a_reading_that_is_older_than_three_intervals() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let now = || jiff::Timestamp::now().as_millisecond();
+    kafka.set(|reading| {
+        (reading.read_at, reading.interval) = (Some(now()), Some(Duration::from_secs(3_600)));
+    });
+    let _operator = start(&server, &kafka);
+    server.put("kafkaconsumers", consumer("orders", 3));
+    let object = ready(&server, "orders", 3).await;
+    assert!(is(&object, "KafkaReachable", "True", "Reachable"), "{object:#}");
+    kafka.set(|reading| {
+        (reading.read_at, reading.interval) =
+            (Some(now() - 600_000), Some(Duration::from_secs(15)));
+    });
+    // The condition changes when the change has held for three seconds.
+    quiet().await;
+    kafka.set(|_| {});
+    quiet().await;
+    let object = server.get("kafkaconsumers", "orders").unwrap();
+    assert!(is(&object, "KafkaReachable", "Unknown", "ReadingLate"), "{object:#}");
+    let said = condition(&object, "KafkaReachable").unwrap()["message"].as_str().unwrap();
+    assert!(said.starts_with("the newest reading is 60"), "{said}");
 }

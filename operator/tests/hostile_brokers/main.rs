@@ -7,9 +7,10 @@ mod fake_broker;
 use std::{
     collections::BTreeMap,
     env,
+    io::{self, Write},
     net::SocketAddr,
     process::Command,
-    sync::{Arc, mpsc},
+    sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
 };
 
@@ -337,4 +338,52 @@ fn an_answer_that_is_too_large_is_not_read_and_the_bound_is_named() {
     let readers = Readers::default();
     let followed = follow(&readers, &broker, "billing");
     followed.until("the bound", |reading| message(reading).contains("4 MiB"));
+}
+
+#[test]
+fn statistics_are_of_the_clusters_that_are_followed() {
+    let broker = FakeBroker::start(Answers { partitions: 4, ..Answers::default() });
+    let readers = Readers::default();
+    let followed = follow(&readers, &broker, "billing");
+    followed.until("all is read", |r| r.error.is_none() && r.snapshot.is_some());
+    let clusters = readers.statistics().clusters;
+    assert_eq!(clusters.len(), 1);
+    assert_eq!(clusters[0].bootstrap_servers, broker.address.to_string());
+    assert!(!clusters[0].last_round.is_zero());
+    drop(followed);
+    assert_eq!(readers.statistics().clusters, []);
+}
+
+/// What was logged, by all threads of this process.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_librdkafka_logs_is_in_the_operator_s_log_and_not_in_the_reading() {
+    const NAME: &str = "what_librdkafka_logs_is_in_the_operator_s_log_and_not_in_the_reading";
+    let Ok(address) = env::var(CHILD) else {
+        // Nobody listens there.
+        return in_a_child(NAME, "127.0.0.1:1".parse().unwrap());
+    };
+    let log = Log::default();
+    let writer = log.clone();
+    tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).init();
+    let readers = Readers::default();
+    let followed = Followed::new(&readers, &address);
+    let reading = followed.until("the cause", |reading| message(reading).contains("refused"));
+    let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let mut lines = logged.lines();
+    let line = lines.find(|line| line.contains("sluice_operator::librdkafka")).unwrap();
+    assert!(line.contains("Connection refused") && line.contains("WARN"), "{line}");
+    assert!(!message(&reading).contains("CONNECT"), "{reading:?}");
 }

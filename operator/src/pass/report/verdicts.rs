@@ -30,7 +30,7 @@ pub fn of_pass(outcome: &Outcome, now: Timestamp) -> Verdicts {
     let contested = outcome.contested.clone();
     Verdicts {
         ready: outcome.failed.cloned().unwrap_or_else(|| ready(outcome, now)),
-        kafka_reachable: before(KAFKA_REACHABLE).unwrap_or_else(|| kafka_reachable(reading)),
+        kafka_reachable: before(KAFKA_REACHABLE).unwrap_or_else(|| kafka_reachable(reading, now)),
         scaling_active: before(SCALING_ACTIVE).unwrap_or_else(|| scaling_active(outcome)),
         scaling_limited: before(SCALING_LIMITED).unwrap_or_else(|| scaling_limited(outcome)),
         group_conflict: group_conflict(outcome),
@@ -101,7 +101,7 @@ fn ready(outcome: &Outcome, now: Timestamp) -> Verdict {
     verdict
 }
 
-fn kafka_reachable(reading: &Reading) -> Verdict {
+fn kafka_reachable(reading: &Reading, now: Timestamp) -> Verdict {
     match (&reading.error, &reading.snapshot) {
         (Some(trouble), _) => Verdict::no(trouble.reason, trouble.message.clone()),
         (None, None) => Verdict::pending("the first reading is on its way"),
@@ -114,6 +114,14 @@ fn kafka_reachable(reading: &Reading) -> Verdict {
                     reason::PARTLY_KNOWN,
                     format!("{unknown} of {all} partitions could not be read"),
                 );
+            }
+            // A reader that hangs or has died leaves its last reading behind.
+            if let Some(age) = reading.late(now.as_millisecond()) {
+                let message = format!(
+                    "the newest reading is {} s old: whether Kafka is reachable is not known",
+                    age.as_secs()
+                );
+                return Verdict::new(None, reason::READING_LATE, message);
             }
             Verdict::yes(reason::REACHABLE, format!("all {all} partitions are read"))
         }
