@@ -6,8 +6,8 @@ use sluice_crds::{kafkaconsumer::Ordering, report::ProgressReport, tuning::Knobs
 
 use crate::snapshot::{Millis, Snapshot};
 
-/// Before anything was measured: one slot is taken to handle this many records a second. It is a guess, said as one in the
-/// reason; it is replaced by the first reports.
+/// Before anything was measured: one slot is taken to handle this many records per second. It is a
+/// guess, said as one in the reason; it is replaced by the first reports.
 pub const FIRST_GUESS: f64 = 1_000.0;
 
 /// Slot seconds that are evidence enough to believe a rate.
@@ -185,7 +185,7 @@ impl Capacity {
         self.revision >= revision && self.seconds >= ENOUGH
     }
 
-    /// Records a second that one slot handles, if it was ever measured.
+    /// Records per second that one slot handles, if it was ever measured.
     pub fn slot_rate(&self) -> Option<f64> {
         self.believed
     }
@@ -210,7 +210,7 @@ impl Capacity {
         self.p99
     }
 
-    /// Records a second that one pod could handle with these knobs and `partitions` of its own.
+    /// Records per second that one pod could handle with these knobs and `partitions` of its own.
     pub fn of_pod(&self, knobs: Knobs, ordering: Ordering, partitions: u32) -> f64 {
         let concurrency = f64::from(knobs.concurrency.max(1));
         let slots = match ordering {

@@ -11,8 +11,9 @@ pub struct Needed {
 
 /// The smallest useful count of pods whose fullest one copes.
 ///
-/// `needs` are the records a second of each partition; `limit` says how many a pod with that many partitions may have. A
-/// count is useful only if it makes the fullest pod smaller: 12 partitions on 7 pods leave two on some, as 6 pods do.
+/// `needs` are the records per second of each partition; `limit` says how many a pod with that many
+/// partitions may have. A count is useful only if it makes the fullest pod smaller: 12 partitions
+/// on 7 pods leave two on some, as 6 pods do.
 pub fn needed(needs: &[f64], limit: impl Fn(u32) -> f64) -> Needed {
     let partitions = needs.len() as u32;
     if partitions == 0 || needs.iter().sum::<f64>() <= 0.0 {

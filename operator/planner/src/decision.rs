@@ -49,17 +49,17 @@ macro_rules! reasons {
 reasons! {
     /// Something of the lag is not known: nothing moves.
     LagUnknown,
-    /// The pods do what arrives.
+    /// The pods keep up with what arrives.
     Steady,
     /// Arrivals need more pods.
     ArrivalsUp,
     /// A backlog needs more pods.
     Backlog,
-    /// A backlog is being drained by the pods that were asked for.
+    /// The desired pods drain a backlog.
     Draining,
     /// Arrivals rose in one step: the next reading tells whether they stay.
     JumpSuspected,
-    /// Fewer pods would do, once they would have done for the whole window.
+    /// Fewer pods are enough; they are removed once that has held for the whole window.
     WaitingToShrink,
     /// The highest demand of the window fits into fewer pods.
     ArrivalsDown,
@@ -67,17 +67,17 @@ reasons! {
     Idle,
     /// Records arrived while no pod ran.
     Wake,
-    /// The knobs do it: no further pods are needed.
+    /// More concurrency is enough: no further pods are needed.
     KnobsFirst,
-    /// Pods or partitions are on the move.
+    /// Pods are starting or stopping, or the group is rebalancing.
     GroupUnsettled,
-    /// What a pod can do was not measured yet.
+    /// The capacity of a pod was not measured yet.
     Learning,
-    /// A record fails again and again; pods do not help it.
+    /// A record fails again and again; more pods would not help.
     RecordStuck,
-    /// One partition is hotter than a pod can do: more pods do not help it.
+    /// One partition receives more than a pod can handle; more pods would not help.
     HotPartition,
-    /// All pods that a bound allows run, and more arrives than they can do.
+    /// All pods that a bound allows run, and more arrives than they can handle.
     BoundReached,
     /// More pods run than there are partitions, or than the bounds allow.
     Bounds,
@@ -97,18 +97,18 @@ pub enum Limit {
 /// The numbers of a decision; what is not known is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Numbers {
-    /// Records that are not done.
+    /// Unprocessed records.
     pub lag: Option<i64>,
-    /// Seconds since the first of them arrived.
+    /// Age of the oldest of them in seconds.
     pub behind: Option<f64>,
     /// The lag beyond what is in flight anyway.
     pub backlog: Option<i64>,
     /// Records per second that arrive: mean of the last minute, or since they last jumped.
     pub arrivals: Option<f64>,
-    /// Records a second that are handled, mean of the last ten seconds.
+    /// Records per second that are handled, mean of the last ten seconds.
     pub handled: Option<f64>,
-    /// Records a second that must be handled.
+    /// Records per second that must be handled.
     pub demand: Option<f64>,
-    /// Records a second that a pod can handle, at the decided count.
+    /// Records per second that a pod can handle, at the decided count.
     pub capacity: Option<f64>,
 }

@@ -22,7 +22,7 @@ const GAIN: f64 = 1.1;
 /// What presses on the pods.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Pressure {
-    /// Records a second that the fullest pod must handle with the pods that run now.
+    /// Records per second that the fullest pod must handle with the pods that run now.
     pub load: f64,
     /// What it can handle, at the target.
     pub limit: f64,

@@ -20,9 +20,9 @@ use crate::{
 const BAND: f64 = 1.1;
 /// One commit and one reading: records that arrived in this many seconds are in flight, and no backlog.
 const IN_FLIGHT: f64 = 2.0;
-/// Seconds from asking for a pod to its being ready, before that was learnt.
+/// Seconds from writing the number of pods to their being ready, before that was learnt.
 const FIRST_START: f64 = 5.0;
-/// Pods and group that do not agree with what was asked for hold nothing back for longer than this.
+/// Longest time that an unsettled group may block a decision.
 const UNSETTLED: Millis = 60_000;
 /// An idle group's offsets are read every ten seconds; older than this they are not known.
 const COMMITS_STALE: Millis = 30_000;
@@ -32,7 +32,7 @@ const FRESH: Millis = 5_000;
 const HOT: f64 = 1.5;
 /// A backlog is one above this many seconds of arrivals, beyond what is in flight …
 const BACKLOG_BEGINS: f64 = 2.0;
-/// … and it is gone below this many.
+/// … and it is drained below this many.
 const BACKLOG_ENDS: f64 = 0.5;
 
 /// Decides on pods and knobs. `readings` and `memory` take the snapshot in; asking twice with the
@@ -68,7 +68,7 @@ struct Seen {
     lag: i64,
     /// `None`: longer than the readings reach back.
     behind: Option<f64>,
-    /// Records a second: of the minute (or since a jump), and now.
+    /// Records per second: of the minute (or since a jump), and now.
     mean: f64,
     current: f64,
     handled: f64,
@@ -151,7 +151,7 @@ struct Situation<'a> {
 impl Situation<'_> {
     fn decide(&self, memory: &mut Memory) -> Decision {
         let Self { spec, observed, seen, now, .. } = *self;
-        let asked = observed.desired;
+        let desired = observed.desired;
         let measured = memory.capacity.slot_rate().is_some();
         let steady = self.needed(memory, seen.mean, spec.target, false);
         let up = self.needed(memory, seen.mean, (spec.target * BAND).min(1.0), false);
@@ -165,13 +165,14 @@ impl Situation<'_> {
         };
         let drain = self.needed(memory, seen.current, 1.0, true);
         let suspected = self.readings.jump.is_suspected(now);
-        if has_backlog && !(suspected && asked > 0) {
+        if has_backlog && !(suspected && desired > 0) {
             memory.for_backlog = Some(memory.for_backlog.unwrap_or(0).max(drain.pods));
         } else if !has_backlog {
             memory.for_backlog = None;
         }
 
-        let band = if up.pods > asked { steady.pods } else { down.pods.min(asked).max(up.pods) };
+        let band =
+            if up.pods > desired { steady.pods } else { down.pods.min(desired).max(up.pods) };
         let arrivals = band.max(for_current.pods);
         // Nothing is needed where nothing arrives and nothing is left; the window sees to it that this lasts.
         let wanted_for_window =
@@ -187,8 +188,8 @@ impl Situation<'_> {
         let enough = steady.enough && for_current.enough;
         let (replicas, reason) =
             rules::decide(&rules::Case::of(self, memory, wanted, enough, next.knobs));
-        let each = self.partitions.div_ceil(replicas.max(1));
-        let capacity = memory.capacity.of_pod(self.knobs(memory), spec.ordering, each);
+        let per_pod = self.partitions.div_ceil(replicas.max(1));
+        let capacity = memory.capacity.of_pod(self.knobs(memory), spec.ordering, per_pod);
         let demand = seen.current + seen.backlog / spec.drain_within;
         let arrivals = wanted_for_window.max(1);
         let bounded = limit::Bounded {
@@ -212,7 +213,7 @@ impl Situation<'_> {
             capacity: measured.then_some(capacity),
         };
         let mut message = self.sentence(reason, replicas, &numbers);
-        if replicas < asked && !self.is_settled() && reason != Reason::Bounds {
+        if replicas < desired && !self.is_settled() && reason != Reason::Bounds {
             message.push_str(
                 "; the group has not settled for a minute, which is no longer waited for",
             );
@@ -226,11 +227,12 @@ impl Situation<'_> {
             message,
             numbers,
             limit: limit.map(|(limit, _)| limit),
-            wants_group: replicas != asked || !self.is_settled(),
+            wants_group: replicas != desired || !self.is_settled(),
         }
     }
 
-    /// Pods for this many records a second, with or without what a backlog adds, at this share of their capacity.
+    /// Pods for this many records per second, with or without what a backlog adds, at this share of
+    /// their capacity.
     fn needed(&self, memory: &Memory, rate: f64, share: f64, backlog: bool) -> Needed {
         self.needed_with(memory, self.knobs(memory), rate, share, backlog)
     }
@@ -250,7 +252,8 @@ impl Situation<'_> {
         backlog: bool,
     ) -> Needed {
         let start = memory.start_seconds.unwrap_or(FIRST_START);
-        // Pods that were asked for a while ago will not take their whole start from now on; further ones will.
+        // Pods that were written a while ago will not take their whole start from now on; further
+        // ones will.
         let waited = memory.waited(self.now);
         let needed = self.needed_after(
             memory,
@@ -266,7 +269,8 @@ impl Situation<'_> {
         }
     }
 
-    /// The same; with a backlog if missing pods take so many seconds to start.
+    /// Pods for this many records per second and, where missing pods take `start` seconds to start,
+    /// for the backlog that has gathered by then.
     fn needed_after(
         &self,
         memory: &Memory,
@@ -276,7 +280,7 @@ impl Situation<'_> {
         start: Option<f64>,
     ) -> Needed {
         let ordering = self.spec.ordering;
-        let capacity = |each: u32| memory.capacity.of_pod(knobs, ordering, each);
+        let capacity = |per_pod: u32| memory.capacity.of_pod(knobs, ordering, per_pod);
         let ready = self.observed.ready.min(self.partitions);
         let doing = if ready == 0 {
             0.0
@@ -301,32 +305,33 @@ impl Situation<'_> {
                 (arrives + drain).min(alone.max(arrives))
             })
             .collect();
-        count::needed(&needs, |each| capacity(each) * share)
+        count::needed(&needs, |per_pod| capacity(per_pod) * share)
     }
 
-    /// What presses on the fullest of the pods that were asked for.
+    /// What presses on the fullest of the desired pods.
     fn pressure(&self, memory: &Memory) -> Option<Pressure> {
         memory.capacity.slot_rate()?;
         let pods = self.observed.desired.clamp(1, self.partitions);
-        let each = self.partitions.div_ceil(pods);
+        let per_pod = self.partitions.div_ceil(pods);
         let drain = self.seen.backlog / self.spec.drain_within;
-        let load = (self.seen.current + drain) * f64::from(each) / f64::from(self.partitions);
-        let capacity = memory.capacity.of_pod(self.observed.tuning.knobs, self.spec.ordering, each);
+        let load = (self.seen.current + drain) * f64::from(per_pod) / f64::from(self.partitions);
+        let capacity =
+            memory.capacity.of_pod(self.observed.tuning.knobs, self.spec.ordering, per_pod);
         let limit = capacity * self.spec.target;
         let backlog = memory.for_backlog.map(|_| self.seen.backlog);
         Some(Pressure {
             load,
             limit,
             capacity,
-            per_pod: each,
-            useful: self.useful_slots(each),
+            per_pod,
+            useful: self.useful_slots(per_pod),
             backlog,
         })
     }
 
     /// Slots that a pod with this many partitions could use.
-    fn useful_slots(&self, each: u32) -> u32 {
-        if self.spec.ordering == Ordering::Partition { each } else { u32::MAX }
+    fn useful_slots(&self, per_pod: u32) -> u32 {
+        if self.spec.ordering == Ordering::Partition { per_pod } else { u32::MAX }
     }
 
     /// Later than `maxBehind`; a backlog older than the readings is.
@@ -350,7 +355,7 @@ impl Situation<'_> {
             && self.seen.current > capacity * f64::from(pods)
     }
 
-    /// Pods are there as asked for, and the group (where it was read) is stable.
+    /// The desired pods are ready, and the group (where it was read) is stable.
     fn is_settled(&self) -> bool {
         let group = self.snapshot.group.as_ref().is_none_or(|group| {
             let recent = self.now - group.at < STALE;

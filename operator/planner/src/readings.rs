@@ -153,7 +153,7 @@ impl Readings {
         snapshot.at - oldest <= TOGETHER.max(since / 2)
     }
 
-    /// Arrivals of the newest interval between two readings, records a second.
+    /// Arrivals of the newest interval between two readings, records per second.
     pub fn newest_interval(&self) -> Option<f64> {
         let newest = self.totals.back()?;
         let before = self.totals.iter().rev().find(|t| t.at <= newest.at - 700)?;
@@ -200,7 +200,7 @@ impl Readings {
         self.totals.front().map_or(0, |t| now - t.at)
     }
 
-    /// Mean arrivals over the last `span` (or since the last jump), records a second.
+    /// Mean arrivals over the last `span` (or since the last jump), records per second.
     pub fn arrivals(&self, span: Millis) -> Option<f64> {
         let newest = *self.totals.back()?;
         let from = self.before(newest.at - span)?;
@@ -213,7 +213,7 @@ impl Readings {
         Some(newest.at - self.before(newest.at - span)?.at)
     }
 
-    /// Mean records handled over the last `span`, records a second.
+    /// Mean records handled over the last `span`, records per second.
     pub fn handled(&self, span: Millis) -> Option<f64> {
         let newest = *self.totals.back()?;
         let from = *self.totals.iter().find(|t| t.at >= newest.at - span)?;
@@ -237,8 +237,8 @@ impl Readings {
         }
     }
 
-    /// Seconds since the first record that is not done arrived, by the reader's own readings; 0 without lag. `None` where
-    /// it is older than the readings and no report tells of it.
+    /// Age of the oldest unprocessed record in seconds, by the reader's own readings; 0 without
+    /// lag. `None` where it is older than the readings and no report tells of it.
     pub fn behind(&self, snapshot: &Snapshot, now: Millis) -> Option<f64> {
         let mut most = 0.0_f64;
         for (partition, track) in self.tracks_of(snapshot) {
@@ -335,13 +335,13 @@ impl Track {
     /// Whether records wait behind one that fails again and again, or behind a call that does not end.
     fn is_stuck(&self, partition: &Partition, now: Millis) -> bool {
         let Some(report) = &partition.report else { return false };
-        let stands = now - self.moved;
+        let unmoved = now - self.moved;
         if report.blocked.is_some() {
-            return stands > BLOCKED;
+            return unmoved > BLOCKED;
         }
         let patience = STALLED.max((report.handler_p99_ms * 3.0) as Millis);
         // The pod is alive: it went on reporting while nothing moved.
-        stands > patience && self.reported.1 - self.moved > patience / 2
+        unmoved > patience && self.reported.1 - self.moved > patience / 2
     }
 
     /// Takes a reading; the end, and what is done, where both are known.
@@ -385,7 +385,7 @@ impl Track {
         newest as f64 - (e0 as f64 + (e1 - e0) as f64 * share)
     }
 
-    /// Seconds since the end passed the first offset that is not done.
+    /// Seconds since the end passed the first unprocessed offset.
     fn behind(&self, partition: &Partition, now: Millis) -> Option<f64> {
         let first = match partition.committed {
             Committed::At(offset) => offset.max(partition.start?),

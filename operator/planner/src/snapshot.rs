@@ -77,7 +77,7 @@ pub enum GroupState {
     Empty,
     /// Members have their partitions.
     Stable,
-    /// Partitions are on the move.
+    /// Partitions are moving.
     Rebalancing,
     /// Something else, or not known.
     Other,

@@ -17,7 +17,7 @@ pub struct Spec {
     pub max_replicas: Option<u32>,
     /// Seconds behind that call for pods at once.
     pub max_behind: f64,
-    /// Seconds in which a backlog is to be gone.
+    /// Seconds in which a backlog should be drained.
     pub drain_within: f64,
     /// Share of a pod's capacity that steady arrivals may use, 0 to 1.
     pub target: f64,

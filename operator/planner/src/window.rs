@@ -25,7 +25,7 @@ impl Window {
         }
     }
 
-    /// Begins anew: what was needed before says nothing (the lag was unknown).
+    /// Begins again: what was needed before says nothing (the lag was unknown).
     pub(crate) fn restart(&mut self) {
         *self = Self::default();
     }

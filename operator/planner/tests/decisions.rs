@@ -50,7 +50,7 @@ struct Feed {
 }
 
 impl Feed {
-    /// With the capacity of 500 a second measured before.
+    /// With the capacity of 500 per second measured before.
     fn of(partitions: usize, pods: u32) -> Self {
         let memory = PlannerMemory { slot_rate: Some(500.0), ..PlannerMemory::default() };
         Self {
@@ -258,7 +258,7 @@ fn every_reason_has_its_rule() {
 
 #[test]
 fn as_many_pods_as_the_load_needs_at_its_target() {
-    // (partitions, records a second in each, pods that run) → pods
+    // (partitions, records per second in each, pods that run) → pods
     for (partitions, each, pods, expected) in [
         (12, 25, 1, 1),
         (12, 158, 1, 6),
@@ -336,7 +336,7 @@ fn one_odd_second_changes_nothing() {
 
 #[test]
 fn bounds_hold_and_are_named() {
-    // (min, max, partitions, records a second in each, pods) → (pods, limit)
+    // (min, max, partitions, records per second in each, pods) → (pods, limit)
     for (min, max, partitions, each, pods, expected, limit) in [
         (1, Some(11), 12, 300, 1, 6, Some(Limit::MaxReplicas)),
         (1, Some(4), 12, 300, 4, 4, Some(Limit::MaxReplicas)),

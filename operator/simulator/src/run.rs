@@ -47,7 +47,7 @@ pub struct Scenario {
     pub outages: Vec<(i64, i64, Outage)>,
     /// When which partition's next record begins to fail.
     pub block: Option<(i64, usize)>,
-    /// Records a second of one slot that are remembered from before.
+    /// Records per second of one slot that are remembered from before.
     pub remembered: Option<f64>,
     /// When the operator is restarted: only what it remembers is left.
     pub restarts: Vec<i64>,
@@ -86,9 +86,9 @@ pub struct Change {
 pub struct Sample {
     /// Milliseconds since the beginning.
     pub at: i64,
-    /// Records that are not done, as it is.
+    /// Unprocessed records, as it is.
     pub lag: f64,
-    /// Seconds since the first of them arrived, as it is.
+    /// Age of the oldest of them in seconds, as it is.
     pub behind: f64,
     /// The same as the planner saw it.
     pub seen_behind: Option<f64>,
@@ -116,7 +116,7 @@ pub struct Outcome {
 }
 
 impl Scenario {
-    /// Twelve even partitions, pods of 500 records a second, knobs pinned, one pod.
+    /// Twelve even partitions, pods of 500 records per second, knobs pinned, one pod.
     #[must_use]
     pub fn pinned(trace: Trace, seconds: i64) -> Self {
         let knobs = Knobs { batch_size: 500, concurrency: 1 };

@@ -1,6 +1,6 @@
 //! How fast records arrive: a schedule of rates with noise on it.
 
-/// Arrivals of all partitions together, records a second over time.
+/// Arrivals of all partitions together, records per second over time.
 #[derive(Clone, Debug)]
 pub struct Trace {
     /// From when on (milliseconds) it heads for which rate, and how long it takes to get there.
@@ -78,7 +78,7 @@ pub struct Playing {
 }
 
 impl Playing {
-    /// Records a second now, `step` milliseconds after the last call.
+    /// Records per second now, `step` milliseconds after the last call.
     pub fn rate(&mut self, at: i64, step: i64) -> f64 {
         let planned = self.trace.planned(at);
         if self.trace.noise == 0.0 {

@@ -17,7 +17,7 @@ const IDLE_COMMIT: Millis = 30_000;
 /// What a pod is like.
 #[derive(Clone, Copy, Debug)]
 pub struct PodModel {
-    /// From being asked for to having joined the group.
+    /// From being created to having joined the group.
     pub start: Millis,
     /// How long partitions that move stand still.
     pub pause: Millis,
@@ -48,7 +48,7 @@ impl Default for PodModel {
 }
 
 impl PodModel {
-    /// Records a second of one slot.
+    /// Records per second of one slot.
     fn slot_rate(&self, tuning: Tuning) -> f64 {
         let batch = f64::from(tuning.knobs.batch_size);
         let waits = (f64::from(tuning.knobs.concurrency) / self.knee).max(1.0);
@@ -75,7 +75,7 @@ struct Log {
     paused_until: Millis,
     /// A record that fails again and again.
     stuck_at: Option<f64>,
-    /// When the end was where, to tell how old the first record is that is not done.
+    /// When the end was where, to tell how old the oldest unprocessed record is.
     ends: VecDeque<(Millis, f64)>,
 }
 
@@ -158,7 +158,7 @@ impl World {
         self.logs[partition].stuck_at = Some(self.logs[partition].done);
     }
 
-    /// Pods that were asked for.
+    /// Desired pods.
     #[must_use]
     pub fn desired(&self) -> u32 {
         self.desired
@@ -176,25 +176,25 @@ impl World {
         self.pods.len() as u32
     }
 
-    /// The knobs asked for.
+    /// The desired knobs.
     #[must_use]
     pub fn tuning(&self) -> Tuning {
         self.tuning
     }
 
-    /// Records that are not done.
+    /// Unprocessed records.
     #[must_use]
     pub fn lag(&self) -> f64 {
         self.logs.iter().map(|log| log.end - log.done).sum()
     }
 
-    /// Seconds since the first record that is not done arrived, as it is.
+    /// Age of the oldest unprocessed record in seconds, as it is.
     #[must_use]
     pub fn behind(&self) -> f64 {
         self.logs.iter().map(|log| log.behind(self.now)).fold(0.0, f64::max)
     }
 
-    /// Asks for pods: further ones start, the newest go.
+    /// Writes the number of pods: further ones start, the newest go.
     pub fn scale(&mut self, replicas: u32) {
         self.desired = replicas;
         while self.pods.len() < replicas as usize {
@@ -234,7 +234,7 @@ impl World {
         self.in_force_at = self.now + self.model.knobs_arrive;
     }
 
-    /// One step, with arrivals of `rate` records a second.
+    /// One step, with arrivals of `rate` records per second.
     pub fn step(&mut self, rate: f64) {
         self.now += STEP;
         let seconds = STEP as f64 / 1e3;

@@ -6,7 +6,7 @@ use sluice_simulator::{Change, Outage, Outcome, PodModel, Scenario, Trace, run};
 
 const MINUTE: i64 = 60_000;
 
-/// The demo's load: 300 → 3,600 → 300 records a second, with the first step `at` milliseconds.
+/// The demo's load: 300 → 3,600 → 300 records per second, with the first step `at` milliseconds.
 fn spike(at: i64) -> Scenario {
     let trace = Trace::constant(300.0).step(at, 3_600.0).step(at + 2 * MINUTE, 300.0);
     let mut scenario = Scenario::pinned(trace, (at + 4 * MINUTE) / 1_000);

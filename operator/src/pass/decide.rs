@@ -34,7 +34,7 @@ pub fn decide(situation: &Situation, memory: &mut Memory, now: Moment) -> Option
         status.memory.as_ref().map(sluice_planner::Memory::restore).unwrap_or_default()
     });
     let decision = sluice_planner::plan(
-        &situation.consumer.plan,
+        &situation.consumer.bounds,
         &mut memory.readings,
         learnt,
         &observed,
@@ -77,4 +77,57 @@ pub fn current_knobs(situation: &Situation) -> Tuning {
     };
     let first = || Tuning::new(1, situation.consumer.first_knobs());
     situation.children.knobs().or_else(kept).unwrap_or_else(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use jiff::Timestamp;
+    use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
+
+    use super::*;
+    use crate::{
+        cluster::children::Children,
+        kafka::port::Reading,
+        pass::validate::tests::{good, with},
+    };
+
+    #[test]
+    fn the_planner_is_told_when_pods_and_knobs_were_written_and_by_whom_not() {
+        let (second, later) = (Duration::from_secs(1), Duration::from_secs(3));
+        let wrote = Instant::now() + second;
+        let now = Moment { time: Timestamp::UNIX_EPOCH + later, instant: wrote + second };
+        // (the replicas that this operator wrote, those of the Deployment) → since when
+        for (written, there, since) in [
+            (None, Some(4), None),
+            (Some(4), Some(4), Some(2_000)),
+            // Somebody else wrote them, or deleted the Deployment.
+            (Some(4), Some(5), None),
+            (Some(4), None, None),
+        ] {
+            let deployment = there.map(|replicas| {
+                let spec = DeploymentSpec { replicas: Some(replicas), ..DeploymentSpec::default() };
+                Arc::new(Deployment { spec: Some(spec), ..Deployment::default() })
+            });
+            let children = Children {
+                consumer: Arc::new(with(&[])),
+                deployment,
+                tuning: None,
+                pods: Vec::new(),
+            };
+            let consumer = good(&[]);
+            let reading = Reading::default();
+            let situation =
+                Situation { consumer: &consumer, children: &children, reading: &reading };
+            let mut memory = Memory::default();
+            memory.written.replicas = written.map(|replicas| (replicas, wrote));
+            memory.written.knobs_at = written.map(|_| wrote);
+            let observed = observed(&situation, &memory, now);
+            let case = format!("{written:?} written, {there:?} there");
+            assert_eq!(observed.desired_since, since, "{case}");
+            assert_eq!(observed.tuning_at, written.map(|_| 2_000), "{case}");
+            assert_eq!(observed.desired, there.unwrap_or(0).unsigned_abs(), "{case}");
+        }
+    }
 }

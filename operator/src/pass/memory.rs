@@ -69,7 +69,7 @@ pub struct Members {
 /// Describing a group costs a request or two: where no decision is near, once in this time is enough to find a stranger.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// A group that is followed, and what it was asked for with: when that changes, it is followed anew.
+/// A group that is followed, and what for: when that changes, it is followed again.
 pub struct Followed {
     /// Brokers, topics and group.
     pub what: KafkaConfig,

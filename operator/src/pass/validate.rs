@@ -49,7 +49,7 @@ pub struct Validated {
     /// Who decides on the pods.
     pub replicas: Replicas,
     /// Bounds and targets as the planner takes them.
-    pub plan: sluice_planner::Spec,
+    pub bounds: sluice_planner::Spec,
     /// Bounds and targets of the pods, as the spec has them.
     pub scaling: Scaling,
     /// The most pods, whatever the spec says: the administrator's bound.
@@ -217,7 +217,7 @@ pub fn validate(
         handler: spec.handler.clone(),
         ordering: spec.ordering,
         replicas,
-        plan: bounded(sluice_planner::Spec::of(spec), platform.max_replicas),
+        bounds: bounded(sluice_planner::Spec::of(spec), platform.max_replicas),
         scaling: spec.scaling.clone(),
         max_replicas: platform.max_replicas,
         run_as: platform.run_as,
@@ -467,7 +467,11 @@ spec:
             ("{ minReplicas: 300, maxReplicas: 300 }", 256, 256),
         ] {
             let v = good(&[("spec/scaling", bounds)]);
-            assert_eq!((v.plan.min_replicas, v.plan.max_replicas), (least, Some(most)), "{bounds}");
+            assert_eq!(
+                (v.bounds.min_replicas, v.bounds.max_replicas),
+                (least, Some(most)),
+                "{bounds}"
+            );
         }
     }
 

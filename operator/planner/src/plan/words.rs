@@ -20,14 +20,14 @@ pub(super) fn slow_readings(readings: &Readings) -> String {
 
 impl Situation<'_> {
     pub(super) fn sentence(&self, reason: Reason, replicas: u32, numbers: &Numbers) -> String {
-        let (asked, seen) = (self.observed.desired, self.seen);
+        let (desired, seen) = (self.observed.desired, self.seen);
         let of_partitions = match self.partitions {
             1 => "1 partition".to_owned(),
             n => format!("{n} partitions"),
         };
         let pods = |n: u32| if n == 1 { "1 pod".to_owned() } else { format!("{n} pods") };
-        let each = match numbers.capacity {
-            Some(capacity) => format!("a pod handles {capacity:.0} per second"),
+        let capacity = match numbers.capacity {
+            Some(rate) => format!("a pod handles {rate:.0} per second"),
             None => format!(
                 "a pod is guessed at {:.0} per second and slot until it is measured",
                 crate::capacity::FIRST_GUESS
@@ -42,16 +42,16 @@ impl Situation<'_> {
             Reason::LagUnknown => String::new(),
             Reason::Steady => {
                 let keep = if replicas == 1 { "keeps" } else { "keep" };
-                format!("{arrive}, {each}: {} on {of_partitions} {keep} up", pods(replicas))
+                format!("{arrive}, {capacity}: {} on {of_partitions} {keep} up", pods(replicas))
             }
             Reason::ArrivalsUp => {
                 format!(
-                    "{arrive}, {each}: {} for {of_partitions} instead of {asked}",
+                    "{arrive}, {capacity}: {} for {of_partitions} instead of {desired}",
                     pods(replicas)
                 )
             }
             Reason::Backlog => format!(
-                "{arrive} and {wait}, to be handled within {:.0} s; {each}: {} instead of {asked}",
+                "{arrive} and {wait}, to be handled within {:.0} s; {capacity}: {} instead of {desired}",
                 self.spec.drain_within,
                 pods(replicas)
             ),
@@ -65,11 +65,11 @@ impl Situation<'_> {
             ),
             Reason::WaitingToShrink => format!(
                 "{arrive}: fewer than {} are enough; they are removed when that has held for {:.0} s",
-                pods(asked),
+                pods(desired),
                 self.spec.scale_down_after
             ),
             Reason::ArrivalsDown => format!(
-                "{arrive}, {each}: {} {} enough for {:.0} s, instead of {asked}",
+                "{arrive}, {capacity}: {} {} enough for {:.0} s, instead of {desired}",
                 pods(replicas),
                 if replicas == 1 { "was" } else { "were" },
                 self.spec.scale_down_after
@@ -84,7 +84,7 @@ impl Situation<'_> {
                 format!("{} {records} {wait} and no pod runs: {}", seen.lag, pods(replicas))
             }
             Reason::KnobsFirst => {
-                format!("{arrive}, {each}: more concurrency is enough, without further pods")
+                format!("{arrive}, {capacity}: more concurrency is enough, without further pods")
             }
             Reason::GroupUnsettled => {
                 "pods are starting or stopping, or the group is rebalancing".to_owned()
@@ -93,13 +93,13 @@ impl Situation<'_> {
             Reason::RecordStuck => self.stuck_sentence(),
             Reason::HotPartition => {
                 format!(
-                    "{} receives more than a pod can handle ({each}): more pods would not help",
+                    "{} receives more than a pod can handle ({capacity}): more pods would not help",
                     self.hottest()
                 )
             }
             Reason::BoundReached => {
                 format!(
-                    "{arrive}, {each}: that is more than {} on {of_partitions} can handle",
+                    "{arrive}, {capacity}: that is more than {} on {of_partitions} can handle",
                     pods(replicas)
                 )
             }
