@@ -46,8 +46,11 @@ pub fn plan(
     now: Millis,
 ) -> Decision {
     let taken = readings.record(snapshot);
-    if taken == Taken::ClockWentBack {
-        memory.clock_went_back(snapshot.at, now);
+    match taken {
+        Taken::ClockWentBack => memory.clock_went_back(snapshot.at, now),
+        // Pods that were needed in the gap were not seen to be.
+        Taken::AfterGap => memory.window.restart(),
+        Taken::New | Taken::Known => {}
     }
     if taken != Taken::Known {
         memory.capacity.record(snapshot);

@@ -20,6 +20,8 @@ const BLOCKED: Millis = 5_000;
 const STALLED: Millis = 15_000;
 /// A reading older than this is not taken for now: the broker does not answer.
 pub const STALE: Millis = 10_000;
+/// Readings come every 15 s at the slowest: what was needed in a longer gap is not known.
+const GAP: Millis = 30_000;
 /// A reading that is older than the newest by more than this was not overtaken: the clock went
 /// back.
 const STEP_BACK: Millis = 5_000;
@@ -31,6 +33,8 @@ const TOGETHER: Millis = 1_500;
 pub(crate) enum Taken {
     /// It is a new one.
     New,
+    /// It is a new one after a long gap: the reader was silent, or its clock went forward.
+    AfterGap,
     /// It is known already, or not newer than what is known.
     Known,
     /// The reader's clock went back: all that was read before is forgotten.
@@ -85,6 +89,7 @@ impl Readings {
             }
             // The same one again, or the clock has not caught up with a small step back.
             Some(newest) if newest >= snapshot.at => return Taken::Known,
+            Some(newest) if snapshot.at - newest > GAP => taken = Taken::AfterGap,
             _ => {}
         }
         self.gaps = [self.newest.map(|newest| snapshot.at - newest), self.gaps[0]];

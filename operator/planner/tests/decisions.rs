@@ -434,6 +434,19 @@ fn a_clock_that_goes_back_begins_the_readings_again_and_removes_no_pod() {
 }
 
 #[test]
+fn a_clock_that_goes_forward_or_a_long_gap_is_no_window_in_which_few_pods_were_needed() {
+    for forward in [90_000, 3_600_000] {
+        let mut feed = Feed::of(12, 6);
+        feed.seconds(100, 158, 0);
+        feed.now += forward;
+        let held: Vec<_> = (0..90).map(|_| feed.second(158, 0).replicas).collect();
+        assert!(held.iter().all(|pods| *pods == 6), "{forward} ms: {held:?}");
+        // Nor does it keep them for ever.
+        assert_eq!(feed.seconds(100, 25, 0).replicas, 1, "{forward} ms");
+    }
+}
+
+#[test]
 fn a_small_step_of_the_clock_back_is_ignored_until_it_has_caught_up() {
     let mut feed = Feed::of(12, 6);
     feed.seconds(100, 158, 0);
