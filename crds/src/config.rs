@@ -22,14 +22,32 @@ use crate::{
 /// The key in the ConfigMap, and the file's name in the pod.
 pub const FILE_NAME: &str = "consumer.yaml";
 
-/// The format that this crate writes. A later format is refused.
+/// The newest format that this crate reads; a later one is refused. A field that an older image would ignore, and should not,
+/// comes with a new format and a line in [`SINCE`].
 pub const VERSION: u32 = 1;
+
+/// The first format: what is written unless a field needs a later one, so that an image of any age reads it.
+pub const FIRST: u32 = 1;
+
+/// A field that came with a later format than the first.
+#[derive(Clone, Copy, Debug)]
+pub struct Since {
+    /// The format.
+    pub format: u32,
+    /// The field's path in the spec.
+    pub field: &'static str,
+    /// Whether a configuration makes use of it.
+    pub is_used: fn(&ConsumerConfig) -> bool,
+}
+
+/// All fields that came with a later format than the first: none yet.
+pub const SINCE: &[Since] = &[];
 
 /// The whole file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConsumerConfig {
-    /// The format, see [`VERSION`].
+    /// The format: the oldest that holds all that is configured.
     pub version: u32,
     /// Brokers, topics and group.
     pub kafka: KafkaConfig,
@@ -103,6 +121,11 @@ impl ConsumerConfig {
         Ok(config)
     }
 
+    /// The field that needs the latest format, of those in `since` ([`SINCE`]); `None` where the first format is enough.
+    pub fn needs<'a>(&self, since: &'a [Since]) -> Option<&'a Since> {
+        since.iter().filter(|field| (field.is_used)(self)).max_by_key(|field| field.format)
+    }
+
     /// The file's text.
     ///
     /// # Errors
@@ -146,6 +169,21 @@ mod tests {
     fn an_older_pod_reads_a_file_with_fields_that_came_later() {
         let text = config().to_yaml().unwrap() + "deadLetters:\n  topic: x\n";
         assert_eq!(ConsumerConfig::from_yaml(&text).unwrap(), config());
+    }
+
+    #[test]
+    fn the_format_is_the_oldest_that_holds_all_that_is_used() {
+        let field = |format, field, is_used| Since { format, field, is_used };
+        let since = [
+            field(2, "ordering", |c| c.ordering == Ordering::Partition),
+            field(4, "kafka.isolation", |c| c.kafka.isolation == Isolation::ReadUncommitted),
+            field(3, "handler.log", |c| c.handler.log.is_some()),
+        ];
+        let needs = |config: &ConsumerConfig| config.needs(&since).map(|s| (s.format, s.field));
+        assert_eq!(needs(&config()), Some((3, "handler.log")));
+        let plain = ConsumerConfig { handler: Handler::default(), ..config() };
+        assert_eq!(needs(&plain), None);
+        assert!(SINCE.iter().all(|since| (FIRST + 1..=VERSION).contains(&since.format)));
     }
 
     #[test]

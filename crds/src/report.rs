@@ -88,6 +88,10 @@ pub struct ProgressReport {
     /// Set while the tuning file cannot be read: the knobs in force are older than the file.
     #[serde(rename = "tb", skip_serializing_if = "is_default")]
     pub tuning_broken: bool,
+    /// The newest format of the static configuration that the pod's image reads (`config::VERSION`); 0 where an older image
+    /// says nothing of it: then it is the first.
+    #[serde(rename = "cf", skip_serializing_if = "is_default")]
+    pub config_format: u32,
 }
 
 /// A lane whose first record fails again and again.
@@ -184,6 +188,7 @@ mod tests {
             partitions: 12,
             revision: 7,
             tuning_broken: true,
+            config_format: 1,
         }
     }
 

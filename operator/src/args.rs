@@ -24,9 +24,14 @@ pub struct Args {
     )]
     pub watch_namespaces: Vec<String>,
 
-    /// The stock consumer's image, for KafkaConsumers that name none; pinned in each when it is created.
+    /// The stock consumer's image, for KafkaConsumers that name none; `imagePolicy` says when a running one takes it.
     #[arg(long, env = "SLUICE_CONSUMER_IMAGE")]
     pub consumer_image: Option<String>,
+
+    /// How many KafkaConsumers with `imagePolicy: FollowOperator` are rolled to a new stock image at a time; the next ones when
+    /// the pods of those are ready.
+    #[arg(long, env = "SLUICE_MAX_ROLLOUTS", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub max_rollouts: u16,
 
     /// The user and group of consumer pods whose spec names none; `assigned` where the platform chooses one, as OpenShift does.
     #[arg(long, env = "SLUICE_CONSUMER_RUN_AS_USER", default_value_t)]

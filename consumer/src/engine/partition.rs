@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use sluice_crds::{
+    config,
     kafkaconsumer::Ordering,
     report::{BlockedLane, ProgressReport, VERSION},
     tuning::Knobs,
@@ -189,6 +190,7 @@ impl Partition {
             partitions: pod.partitions,
             revision: pod.revision,
             tuning_broken: pod.tuning_broken,
+            config_format: config::VERSION,
         }
     }
 }

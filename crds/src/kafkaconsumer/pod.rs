@@ -11,10 +11,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Pod {
-    /// The image. Default: the stock consumer, pinned in `status.stockImage` when it is first used: in the version that the operator has then.
+    /// The image of your own consumer; it is used as it is named, whatever `imagePolicy` says. Default: the stock consumer, in the version that `imagePolicy` chooses.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub image: Option<String>,
+
+    /// Which version of the stock consumer runs when the operator is upgraded. `Pinned` (the default): the one that this consumer was first rolled out with, in `status.stockImage`. `FollowOperator`: the operator's own; the operator rolls a few consumers at a time, and the next ones when those are ready. Back to `Pinned`: the version that runs then is kept.
+    pub image_policy: ImagePolicy,
 
     /// When the image is pulled: `Always`, `IfNotPresent` or `Never`. Default: Kubernetes' own (`IfNotPresent` unless the tag is `latest`).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,6 +103,7 @@ impl Default for Pod {
     fn default() -> Self {
         Self {
             image: None,
+            image_policy: ImagePolicy::Pinned,
             image_pull_policy: None,
             image_pull_secrets: Vec::new(),
             resources: None,
@@ -122,6 +126,16 @@ impl Default for Pod {
             termination_grace_period_seconds: 35,
         }
     }
+}
+
+/// Which version of the stock consumer runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ImagePolicy {
+    /// The one that the consumer was first rolled out with.
+    #[default]
+    Pinned,
+    /// The operator's own.
+    FollowOperator,
 }
 
 /// When an image is pulled.

@@ -85,9 +85,13 @@ pub struct KafkaConsumerStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
 
-    /// The stock image, pinned when it was first used. It is in use again when `spec.pod.image` is removed.
+    /// The stock image that `spec.pod.imagePolicy` chose last. It is in use when `spec.pod.image` is removed, unless the policy is `FollowOperator`: then the operator's own is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stock_image: Option<String>,
+
+    /// The newest format of the static configuration that `image` reads, as its pods reported.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config_format: Option<i32>,
 
     /// The last decision and its numbers.
     #[serde(skip_serializing_if = "Option::is_none")]

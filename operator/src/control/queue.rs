@@ -148,14 +148,14 @@ async fn open(shared: Arc<Shared>, stores: Stores, gate: Gate, all: Vec<Gate>) {
         }
     }
     for consumer in stores.consumers.state().iter().filter_map(|object| object.0.as_ref().ok()) {
-        let valid = |consumer| {
-            validate::validate(consumer, None, &shared.platform, &mut Rules::default()).is_ok()
-        };
-        if let Some((group, claim)) = Claim::of(consumer)
-            && valid(consumer)
-        {
+        let (platform, rules) = (&shared.platform, &mut Rules::default());
+        let Ok(valid) = validate::validate(consumer, None, platform, rules) else { continue };
+        if let Some((group, claim)) = Claim::of(consumer) {
             shared.groups.claim(&group, claim);
         }
+        // Those that were rolling before a restart are of the few that may.
+        let name = ObjectRef::new(valid.id.deployment_name()).within(&valid.id.namespace);
+        shared.rollouts.resume(&valid, stores.deployments.get(&name).as_deref());
     }
     gate.settled.cancel();
     let settled = async {
@@ -321,6 +321,7 @@ impl Passes {
 
     fn drop_kept(&self, key: &Key, uid: &str) {
         self.context.shared.groups.release(uid);
+        self.context.shared.rollouts.release(uid);
         self.context.shared.metrics.forget(&identity(key, uid));
         tracing::info!(consumer = %Short(&key.namespace, &key.name), "gone");
     }

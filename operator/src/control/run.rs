@@ -15,7 +15,7 @@ use crate::{
     },
     kafka::{Readers, port::Kafka},
     metrics::Metrics,
-    pass::{claims::Groups, context::Shared},
+    pass::{claims::Groups, context::Shared, rollouts::Rollouts},
 };
 
 /// How long passes that run may go on after SIGTERM; the chart's grace period is longer.
@@ -102,6 +102,7 @@ pub async fn operate(
         client,
         platform: args.platform(),
         groups: Groups::default(),
+        rollouts: Rollouts::new(usize::from(args.max_rollouts)),
         kafka,
         metrics,
         health,

@@ -14,7 +14,7 @@ use crate::{
     identity::Identity,
     kafka::port::{Kafka, OnReading},
     metrics::Metrics,
-    pass::claims::Groups,
+    pass::{claims::Groups, rollouts::Rollouts},
     platform::Platform,
 };
 
@@ -26,6 +26,8 @@ pub struct Shared {
     pub platform: Platform,
     /// Who claims which group.
     pub groups: Groups,
+    /// Who takes the operator's image now.
+    pub rollouts: Rollouts,
     /// The readers, one for each Kafka cluster.
     pub kafka: Arc<dyn Kafka>,
     /// The definition as the API server serves it.

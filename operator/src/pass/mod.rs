@@ -6,9 +6,11 @@ pub mod build;
 pub mod claims;
 pub mod context;
 pub mod decide;
+pub mod formats;
 pub mod memory;
 pub mod offsets;
 pub mod report;
+pub mod rollouts;
 pub mod settle;
 pub mod starting;
 pub mod target;
@@ -18,7 +20,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
-use sluice_crds::{KafkaConsumer, kafkaconsumer::tuning::ApplyOn};
+use sluice_crds::{KafkaConsumer, config, kafkaconsumer::tuning::ApplyOn};
 use tokio::time::Instant;
 
 use self::{
@@ -27,6 +29,7 @@ use self::{
     decide::Planned,
     memory::{Members, Memory},
     report::conditions::Verdict,
+    rollouts::Ring,
     settle::{Conflict, Gate, Opening, Starter},
     starting::Committing,
     target::Target,
@@ -182,10 +185,15 @@ async fn steps(
         Ok(valid) => valid,
         Err(error) => return reject(&children, &error, context, memory, now).await,
     };
+    let ring = || -> Ring { Box::new(context.waker(&id.namespace, &id.name)) };
+    let valid = shared.rollouts.turn(valid, children.deployment.as_deref(), ring);
     let group = memory.follow(&valid.kafka, &*shared.kafka, || context.bell(&id));
     let reading = group.reading();
     memory.see_members(&reading, &id.member_suffix(), now.instant);
     let situation = Situation { consumer: &valid, children: &children, reading: &reading };
+    if let Err(error) = formats::check(&situation, config::SINCE) {
+        return reject(&children, &error, context, memory, now).await;
+    }
 
     let planned = decide::decide(&situation, memory, now);
     let wanted = target::wanted(&situation, planned.as_ref());

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use kube::core::cel::ErrorKind;
 use sluice_crds::{
-    KafkaConsumer,
+    KafkaConsumer, KafkaConsumerStatus,
     config::KafkaConfig,
     kafkaconsumer::{
         Delivery, Handler, Ordering, Pod, Scaling, TuningSpec,
@@ -15,6 +15,7 @@ use sluice_crds::{
             CODE_PROPERTIES, ENGINE_PROPERTIES, GroupProtocol, PROTOCOL_PROPERTIES,
             SECRET_PREFIXES, StartFrom,
         },
+        pod::ImagePolicy,
         scaling::ScalingMode,
     },
     labels,
@@ -64,8 +65,10 @@ pub struct Validated {
     pub pod: Pod,
     /// The consumer's image.
     pub image: String,
-    /// The stock image, where it is pinned: `image` itself, unless the spec names another.
+    /// The stock image that was chosen: `image` itself, unless the spec names another.
     pub stock_image: Option<String>,
+    /// The operator's stock image, where the consumer is to take it and does not run it yet: when its turn comes.
+    pub upgrade: Option<String>,
     /// The operator leaves the children alone.
     pub paused: bool,
     /// A group with members that are not ours may be taken over.
@@ -94,6 +97,20 @@ pub enum Error {
     /// Neither the spec nor the operator names an image.
     #[error("no image: set spec.pod.image, or start the operator with --consumer-image")]
     NoImage,
+    /// A field needs a newer format of the configuration than the image reads.
+    #[error(
+        "{field} needs a consumer image that reads configuration format {format}, and {image} reads up to {reads}: remove {field}, or use a newer image (spec.pod.image, or spec.pod.imagePolicy: FollowOperator)"
+    )]
+    Format {
+        /// The field.
+        field: &'static str,
+        /// What it needs.
+        format: u32,
+        /// The image.
+        image: String,
+        /// What the image reads.
+        reads: u32,
+    },
     /// The object is no consumer.
     #[error(transparent)]
     Incomplete(#[from] Incomplete),
@@ -106,6 +123,20 @@ impl Validated {
         Knobs {
             batch_size: FIRST_BATCH_SIZE.clamp(batch.min, batch.max) as u32,
             concurrency: concurrency.min as u32,
+        }
+    }
+
+    /// Whether the operator chooses the image's version.
+    pub fn follows_operator(&self) -> bool {
+        self.pod.image.is_none() && self.pod.image_policy == ImagePolicy::FollowOperator
+    }
+
+    /// The same consumer with the image that it is to take.
+    #[must_use]
+    pub fn upgraded(self) -> Self {
+        match self.upgrade {
+            Some(image) => Self { stock_image: Some(image.clone()), image, upgrade: None, ..self },
+            None => self,
         }
     }
 
@@ -179,12 +210,8 @@ pub fn validate(
     let (spec, status) = (&consumer.spec, consumer.status.clone().unwrap_or_default());
     // Where the whole status was lost, the Deployment says what was pinned.
     let running = running_image.filter(|_| status.image.is_none());
-    let (image, stock_image) = if let Some(image) = &spec.pod.image {
-        (Some(image.clone()), status.stock_image)
-    } else {
-        let stock = status.stock_image.or(running).or_else(|| platform.image.clone());
-        (stock.clone(), stock)
-    };
+    let Images { image, stock: stock_image, upgrade } =
+        images(&spec.pod, &status, running, platform.image.as_deref());
     let group_id = group_id(consumer, &id);
     let protocol = match spec.kafka.protocol {
         GroupProtocol::Auto => status.protocol.unwrap_or(GroupProtocol::Auto),
@@ -226,10 +253,44 @@ pub fn validate(
         pod: spec.pod.clone(),
         image: image.ok_or(Error::NoImage)?,
         stock_image,
+        upgrade,
         paused: is_paused(consumer),
         take_over: is_set(consumer, labels::TAKE_OVER),
         id,
     })
+}
+
+/// What runs, and what should.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Images {
+    image: Option<String>,
+    stock: Option<String>,
+    upgrade: Option<String>,
+}
+
+/// The image: the spec's; else the stock image that was chosen before; else the operator's. With `FollowOperator` the
+/// operator's takes the place of an older stock image as an upgrade, which waits for its turn. Where the spec named an image
+/// until now, its pods are rolled anyway, and the operator's is taken at once.
+fn images(
+    pod: &Pod,
+    status: &KafkaConsumerStatus,
+    running: Option<String>,
+    operators: Option<&str>,
+) -> Images {
+    let chosen = status.stock_image.clone();
+    if let Some(image) = &pod.image {
+        return Images { image: Some(image.clone()), stock: chosen, upgrade: None };
+    }
+    let was_named = status.image.is_some() && status.image != chosen;
+    let operators = operators.map(str::to_owned);
+    let stock = match pod.image_policy {
+        ImagePolicy::FollowOperator if was_named => operators.clone().or(chosen),
+        _ => chosen.or(running).or_else(|| operators.clone()),
+    };
+    let upgrade = operators
+        .filter(|_| pod.image_policy == ImagePolicy::FollowOperator)
+        .filter(|operators| Some(operators) != stock.as_ref());
+    Images { image: stock.clone(), stock, upgrade }
 }
 
 fn is_set(consumer: &KafkaConsumer, annotation: &str) -> bool {
@@ -428,6 +489,46 @@ spec:
         let v = good(&[("spec/pod/image", "bad:1"), ("status", status)]);
         assert_eq!((v.image.as_str(), v.stock_image.as_deref()), ("bad:1", Some("stock:0")));
         assert_eq!(good(&[("spec/pod/image", "mine:1")]).stock_image, None);
+    }
+
+    #[test]
+    fn the_policy_chooses_the_version_of_the_stock_image_and_nothing_of_a_named_one() {
+        let old = "{ image: 'stock:0', stockImage: 'stock:0' }";
+        let named = "{ image: 'mine:1', stockImage: 'stock:0' }";
+        let new = "{ image: 'stock:1', stockImage: 'stock:1' }";
+        let follow = ("spec/pod/imagePolicy", "FollowOperator");
+        for (changes, image, stock, upgrade) in [
+            (vec![("status", old)], "stock:0", Some("stock:0"), None),
+            (vec![("status", old), follow], "stock:0", Some("stock:0"), Some("stock:1")),
+            (vec![("status", new), follow], "stock:1", Some("stock:1"), None),
+            // A new consumer has nothing to roll.
+            (vec![follow], "stock:1", Some("stock:1"), None),
+            // A named image wins, and the chosen stock image is remembered.
+            (
+                vec![("status", old), follow, ("spec/pod/image", "mine:1")],
+                "mine:1",
+                Some("stock:0"),
+                None,
+            ),
+            // It is removed: the pods are rolled anyway.
+            (vec![("status", named)], "stock:0", Some("stock:0"), None),
+            (vec![("status", named), follow], "stock:1", Some("stock:1"), None),
+            (vec![("status", "{ image: 'mine:1' }"), follow], "stock:1", Some("stock:1"), None),
+        ] {
+            let v = good(&changes);
+            assert_eq!(
+                (v.image.as_str(), v.stock_image.as_deref(), v.upgrade.as_deref()),
+                (image, stock, upgrade),
+                "{changes:?}"
+            );
+        }
+        let v = good(&[("status", old), follow]).upgraded();
+        assert_eq!((v.image.as_str(), v.stock_image.as_deref()), ("stock:1", Some("stock:1")));
+        assert_eq!(v.upgrade, None);
+        // An operator without a stock image has nothing to follow.
+        let none = Platform::default();
+        let v = validate(&with(&[("status", old), follow]), None, &none, &mut Rules::default());
+        assert_eq!(v.unwrap().upgrade, None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod budget;
 mod claims;
 mod configs;
 mod fairness;
+mod images;
 mod kafka;
 mod load;
 mod pages;
@@ -47,8 +48,12 @@ fn start_with(server: &Server, kafka: &FakeKafka, more: &[&str]) -> Operator {
     // A port that is free now; the operator binds it again a moment later.
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let listen = address.to_string();
-    let fixed = ["op", "--listen", &listen, "--consumer-image", "sluice/consumer:1"];
-    let args = Args::try_parse_from(fixed.iter().chain(more)).unwrap();
+    let image: &[&str] = match more.contains(&"--consumer-image") {
+        true => &[],
+        false => &["--consumer-image", "sluice/consumer:1"],
+    };
+    let fixed = ["op", "--listen", &listen];
+    let args = Args::try_parse_from(fixed.iter().chain(image).chain(more)).unwrap();
     let stop = CancellationToken::new();
     let work = run::operate(args, server.client(), Arc::new(kafka.clone()), stop.clone());
     Operator { stop, task: AbortOnDropHandle::new(tokio::spawn(work)), address }

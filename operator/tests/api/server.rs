@@ -141,6 +141,12 @@ impl Server {
         self.state.lock().unwrap().kubelet = works;
     }
 
+    /// Gives a Deployment its pods, while the kubelet does not work.
+    pub fn settle(&self, name: &str) {
+        self.state.lock().unwrap().settle(&key("deployments", Some("shop"), name));
+        self.changed.notify_waiters();
+    }
+
     /// Changes the served definition: one without some fields is of an older version.
     pub fn redefine(&self, change: impl FnOnce(&mut Value)) {
         change(&mut self.state.lock().unwrap().schema);

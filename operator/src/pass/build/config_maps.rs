@@ -16,8 +16,8 @@ use crate::{hash::hash, identity::Identity, pass::validate::Validated};
 
 /// The static configuration of a consumer's pods.
 pub fn consumer_config(v: &Validated, protocol: GroupProtocol) -> ConsumerConfig {
-    ConsumerConfig {
-        version: config::VERSION,
+    let config = ConsumerConfig {
+        version: config::FIRST,
         kafka: KafkaConfig { protocol, ..v.kafka.clone() },
         handler: v.handler.clone(),
         ordering: v.ordering,
@@ -25,7 +25,10 @@ pub fn consumer_config(v: &Validated, protocol: GroupProtocol) -> ConsumerConfig
         retry: v.delivery.retry.clone(),
         apply_on: v.tuning.apply_on,
         initial: v.first_knobs(),
-    }
+    };
+    // The oldest format that holds it: an image of any age reads it, and an upgrade of the operator changes no byte.
+    let version = config.needs(config::SINCE).map_or(config::FIRST, |since| since.format);
+    ConsumerConfig { version, ..config }
 }
 
 /// The hash of what a configuration means: reformatting it, or writing `90s` as `1m30s`, changes nothing.

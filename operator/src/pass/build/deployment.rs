@@ -93,6 +93,7 @@ fn pod(v: &Validated, config_hash: &str) -> core::PodSpec {
         volumes: _,
         // and `container`, which names all of its own, these.
         image: _,
+        image_policy: _,
         image_pull_policy: _,
         args: _,
         env: _,
@@ -129,6 +130,7 @@ fn container(v: &Validated) -> core::Container {
         container_security_context,
         // `Validated` has the image that is meant, `env` and `mounts` put ours before theirs.
         image: _,
+        image_policy: _,
         env: _,
         volume_mounts: _,
         // The template's metadata, `volumes` and `pod` have these.

@@ -131,6 +131,7 @@ struct Frame<'a> {
     /// Group, cluster, image and stock image.
     pinned: [Option<&'a str>; 4],
     protocol: Option<GroupProtocol>,
+    config_format: Option<i32>,
     observed_generation: Option<i64>,
     has_decision: bool,
     has_parked: bool,
@@ -171,6 +172,7 @@ impl<'a> Parts<'a> {
             cluster_id,
             image,
             stock_image,
+            config_format,
             decision,
             // For a restart: it rides along with the next write, and alone it is not worth one.
             memory: _,
@@ -188,6 +190,7 @@ impl<'a> Parts<'a> {
                     stock_image.as_deref(),
                 ],
                 protocol: *protocol,
+                config_format: *config_format,
                 observed_generation: *observed_generation,
                 has_decision: decision.is_some(),
                 has_parked: parked.is_some(),

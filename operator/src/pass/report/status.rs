@@ -9,7 +9,7 @@ use sluice_crds::{
 };
 
 use super::conditions::{Verdict, set};
-use crate::pass::{Outcome, decide::Planned, offsets, target::Target};
+use crate::pass::{Outcome, decide::Planned, formats, offsets, target::Target};
 
 /// The verdicts of one pass, one for each condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +59,7 @@ pub fn next(outcome: &Outcome, verdicts: &Verdicts, now: Timestamp) -> KafkaCons
         cluster_id: reading.cluster_id.clone().or_else(|| last.cluster_id.clone()),
         image: Some(consumer.image.clone()),
         stock_image: consumer.stock_image.clone(),
+        config_format: formats::known(&situation).map(|format| format as i32),
         decision: None,
         memory: None,
         parked: offsets::keep(last.parked.clone(), reading, children.pods.len(), children.ready()),

@@ -1,0 +1,115 @@
+//! Upgrades of the stock image, a few consumers at a time: one that follows the operator takes its image when its turn
+//! comes, and the next one's comes when its pods are ready. An image that does not start stops after the first few.
+
+use std::{
+    collections::HashSet,
+    mem,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use k8s_openapi::api::apps::v1::Deployment;
+use sluice_crds::labels;
+
+use super::validate::Validated;
+
+/// Asks for a pass over a consumer that waits.
+pub type Ring = Box<dyn Fn() + Send + Sync>;
+
+/// Who is rolling to the operator's image, and who waits for that.
+pub struct Rollouts {
+    most: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The uids of the consumers that are rolling.
+    rolling: HashSet<String>,
+    /// Those that wait, in their order.
+    waiting: Vec<(String, Ring)>,
+}
+
+impl Rollouts {
+    /// At most so many at once.
+    pub fn new(most: usize) -> Self {
+        Self { most, state: Mutex::default() }
+    }
+
+    /// The consumer with the image that it should have now: its own, or the operator's if its turn has come. `deployment` is
+    /// its Deployment as it is.
+    pub fn turn(
+        &self,
+        consumer: Validated,
+        deployment: Option<&Deployment>,
+        ring: impl FnOnce() -> Ring,
+    ) -> Validated {
+        let uid = &consumer.id.uid;
+        if consumer.upgrade.is_none() || consumer.paused {
+            if deployment.is_none_or(|d| is_rolled_out(d, &consumer.image)) {
+                self.release(uid);
+            }
+            return consumer;
+        }
+        if self.take(uid, ring) { consumer.upgraded() } else { consumer }
+    }
+
+    /// Takes note of a consumer that was rolling when the operator started.
+    pub fn resume(&self, consumer: &Validated, deployment: Option<&Deployment>) {
+        let follows = consumer.upgrade.is_none()
+            && consumer.follows_operator()
+            && deployment.is_some_and(|d| !is_rolled_out(d, &consumer.image));
+        if follows {
+            self.lock().rolling.insert(consumer.id.uid.clone());
+        }
+    }
+
+    /// Whether it is this consumer's turn. If not, `ring` asks for a pass when it may be.
+    fn take(&self, uid: &str, ring: impl FnOnce() -> Ring) -> bool {
+        let mut state = self.lock();
+        if state.rolling.contains(uid) {
+            return true;
+        }
+        if state.rolling.len() < self.most {
+            state.rolling.insert(uid.to_owned());
+            state.waiting.retain(|(waits, _)| waits != uid);
+            return true;
+        }
+        if !state.waiting.iter().any(|(waits, _)| waits == uid) {
+            state.waiting.push((uid.to_owned(), ring()));
+        }
+        false
+    }
+
+    /// A consumer's pods are ready, or it is gone, or follows no more.
+    pub fn release(&self, uid: &str) {
+        let mut state = self.lock();
+        state.waiting.retain(|(waits, _)| waits != uid);
+        if !state.rolling.remove(uid) {
+            return;
+        }
+        let free = self.most.saturating_sub(state.rolling.len()).min(state.waiting.len());
+        // Who is asked and does not come has lost its place, and nobody waits for it.
+        let rest = state.waiting.split_off(free);
+        for (_, ring) in mem::replace(&mut state.waiting, rest) {
+            ring();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether all pods of a Deployment run this image and are ready.
+fn is_rolled_out(deployment: &Deployment, image: &str) -> bool {
+    let (Some(spec), Some(status)) = (&deployment.spec, &deployment.status) else { return false };
+    let containers = spec.template.spec.iter().flat_map(|pod| &pod.containers);
+    let runs = containers
+        .filter(|c| c.name == labels::CONTAINER)
+        .any(|c| c.image.as_deref() == Some(image));
+    let pods = spec.replicas.unwrap_or(1);
+    runs && status.observed_generation >= deployment.metadata.generation
+        && [status.replicas, status.updated_replicas, status.ready_replicas]
+            .iter()
+            .all(|count| count.unwrap_or(0) == pods)
+}
