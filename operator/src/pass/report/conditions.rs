@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
-        core::v1::{ContainerStatus, Pod},
+        core::v1::{ContainerStatus, Pod, PodCondition},
     },
     apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time},
 };
@@ -194,11 +194,41 @@ fn pod_obstacle(pod: &Pod, now: Timestamp) -> Option<(u8, &'static str, String)>
             .unwrap_or("no node takes it");
         return Some((3, reason::UNSCHEDULABLE, why.to_owned()));
     }
-    let container =
-        status.container_statuses.as_ref()?.iter().find(|c| c.name == labels::CONTAINER)?;
+    let (init, own) = (&status.init_container_statuses, &status.container_statuses);
+    let init = init.iter().flatten().map(|container| (container, Role::Init));
+    let own = own.iter().flatten().map(|container| {
+        let ours = container.name == labels::CONTAINER;
+        (container, if ours { Role::Consumer } else { Role::Sidecar })
+    });
+    // Of equal rank the init container goes first: the others wait for it.
+    init.chain(own)
+        .filter_map(|(container, role)| container_obstacle(container, role, conditions, now))
+        .min_by_key(|(rank, _, _)| *rank)
+}
+
+/// What a container is in its pod. Others than the consumer's are injected: a service mesh, an agent for secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Consumer,
+    Sidecar,
+    Init,
+}
+
+/// What keeps one container from running, with its rank.
+fn container_obstacle(
+    container: &ContainerStatus,
+    role: Role,
+    conditions: &[PodCondition],
+    now: Timestamp,
+) -> Option<(u8, &'static str, String)> {
     if container.ready {
         return None;
     }
+    let words = |words: String| match role {
+        Role::Consumer => words,
+        Role::Sidecar => format!("container {}: {words}", container.name),
+        Role::Init => format!("init container {}: {words}", container.name),
+    };
     let state = container.state.as_ref()?;
     if let Some(waiting) = &state.waiting {
         let (word, message) = (
@@ -212,21 +242,21 @@ fn pod_obstacle(pod: &Pod, now: Timestamp) -> Option<(u8, &'static str, String)>
             | "ErrImageNeverPull"
             | "ImageInspectError"
             | "RegistryUnavailable" => {
-                return Some((0, reason::IMAGE, format!("{word}: {message}")));
+                return Some((0, reason::IMAGE, words(format!("{word}: {message}"))));
             }
-            "CrashLoopBackOff" => return Some((1, reason::CRASH, ended(container))),
+            "CrashLoopBackOff" => return Some((1, reason::CRASH, words(ended(container)))),
             "CreateContainerConfigError"
             | "CreateContainerError"
             | "RunContainerError"
             | "PostStartHookError" => {
-                return Some((2, reason::NOT_READY, format!("{word}: {message}")));
+                return Some((2, reason::NOT_READY, words(format!("{word}: {message}"))));
             }
             _ => {}
         }
     }
     // Between two starts the kubelet shows the end of the last one before it backs off.
     if state.terminated.is_some() && container.restart_count > 0 {
-        return Some((1, reason::CRASH, ended(container)));
+        return Some((1, reason::CRASH, words(ended(container))));
     }
     let since = state.running.as_ref()?.started_at.as_ref()?.0;
     // One that runs again for a moment is still the one that ended: `Ready` is not to change its mind at each start.
@@ -235,19 +265,24 @@ fn pod_obstacle(pod: &Pod, now: Timestamp) -> Option<(u8, &'static str, String)>
         .as_ref()
         .and_then(|s| s.terminated.as_ref())
         .is_some_and(|t| t.exit_code != 0);
-    if failed && now.duration_since(since) <= STARTING {
-        return Some((1, reason::CRASH, ended(container)));
+    let runs_for_long = now.duration_since(since) > STARTING;
+    if failed && !runs_for_long {
+        return Some((1, reason::CRASH, words(ended(container))));
     }
-    if now.duration_since(since) > STARTING {
-        let ready =
-            conditions.iter().find(|c| c.type_ == "Ready").and_then(|c| c.message.as_deref());
-        return Some((
-            4,
-            reason::NOT_READY,
-            ready.unwrap_or("it runs, but does not become ready").to_owned(),
-        ));
-    }
-    None
+    let message = |type_: &str| {
+        let condition = conditions.iter().find(|c| c.type_ == type_ && c.status != "True");
+        condition.and_then(|c| c.message.as_deref())
+    };
+    let why = match role {
+        // One that runs beside the others (`restartPolicy: Always`) does not end; the kubelet names those that have to.
+        Role::Init => {
+            message("Initialized").filter(|m| m.contains(&container.name))?;
+            "it runs, and has not ended yet"
+        }
+        Role::Sidecar => "it runs, but does not become ready",
+        Role::Consumer => message("Ready").unwrap_or("it runs, but does not become ready"),
+    };
+    runs_for_long.then(|| (4, reason::NOT_READY, words(why.to_owned())))
 }
 
 /// How a container ended last.
@@ -354,6 +389,63 @@ mod tests {
                 "{}",
                 verdict.message
             );
+        }
+    }
+
+    #[test]
+    fn a_failing_init_container_or_sidecar_is_named_in_its_own_words() {
+        let status = |kind: &str, name: &str, state: &serde_json::Value| {
+            let mut failing = container(state)["containerStatuses"][0].clone();
+            failing["name"] = json!(name);
+            let waits = json!({ "waiting": { "reason": "PodInitializing" } });
+            let runs = json!({ "running": { "startedAt": "2026-01-01T00:00:00Z" } });
+            let (ready, state) =
+                if kind == "initContainerStatuses" { (false, waits) } else { (true, runs) };
+            let consumer = json!({
+                "name": "consumer", "ready": ready, "restartCount": 0, "image": "i",
+                "imageID": "", "state": state,
+            });
+            let mut status = json!({ "containerStatuses": [consumer] });
+            match kind {
+                "containerStatuses" => {
+                    status[kind].as_array_mut().unwrap().push(failing);
+                }
+                _ => status[kind] = json!([failing]),
+            }
+            status["conditions"] = json!([{
+                "type": "Initialized", "status": "False",
+                "message": "containers with incomplete status: [vault]",
+            }]);
+            status
+        };
+        let ended = json!({
+            "state": { "waiting": { "reason": "CrashLoopBackOff" } },
+            "lastState": { "terminated": { "exitCode": 2, "reason": "Error", "message": "sealed" } },
+        });
+        let failed = json!({ "state": { "terminated": { "exitCode": 1, "reason": "Error" } } });
+        let image = json!({ "state": { "waiting": { "reason": "ErrImagePull", "message": "x" } } });
+        let runs = json!({ "state": { "running": { "startedAt": "2026-01-01T00:00:00Z" } } });
+        let done = json!({
+            "ready": true, "state": { "terminated": { "exitCode": 0, "reason": "Completed" } },
+        });
+        let (init, side) = ("initContainerStatuses", "containerStatuses");
+        for (status, expected, says) in [
+            (status(init, "vault", &ended), reason::CRASH, "init container vault: it ended with"),
+            (status(init, "vault", &ended), reason::CRASH, "exit code 2: sealed"),
+            (status(init, "vault", &failed), reason::CRASH, "init container vault: it ended with"),
+            (status(init, "vault", &image), reason::IMAGE, "init container vault: ErrImagePull"),
+            (status(init, "vault", &runs), reason::NOT_READY, "init container vault: it runs"),
+            // One that runs beside the pod's containers is no longer in the way.
+            (status(init, "proxy", &runs), reason::PROGRESSING, "0 of 1"),
+            (status(init, "vault", &done), reason::PROGRESSING, "0 of 1"),
+            (status(side, "proxy", &ended), reason::CRASH, "container proxy: it ended with"),
+            (status(side, "proxy", &image), reason::IMAGE, "container proxy: ErrImagePull"),
+            (status(side, "proxy", &runs), reason::NOT_READY, "container proxy: it runs"),
+        ] {
+            let pod = pod("orders-1", &status);
+            let verdict = pods(1, Some(&deployment(1, 0)), &[&pod], now());
+            assert_eq!(verdict.reason, expected, "{says}: {}", verdict.message);
+            assert!(verdict.message.contains(says), "{says}: {}", verdict.message);
         }
     }
 
