@@ -262,7 +262,9 @@ impl Writer<'_> {
             return Ok(None);
         }
         let last = self.written.replicas.map(|(replicas, _)| replicas);
-        let taken = last.is_some() && (there != last || !owns_replicas(deployment));
+        // Writing the number that is there takes nothing back: it only makes the field ours.
+        let taken = last.is_some() && there != Some(replicas);
+        let taken = taken && (there != last || !owns_replicas(deployment));
         if taken {
             let owns = |entry: &ManagedFieldsEntry| {
                 entry

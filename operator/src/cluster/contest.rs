@@ -14,6 +14,10 @@ const WITHIN: Duration = Duration::from_secs(120);
 /// … until that one has been silent for this long.
 const SILENT: Duration = Duration::from_secs(300);
 
+/// A writer of which no field is left in the API server's book, such as one that removed a label; or
+/// one that has our own name.
+const UNKNOWN: &str = "another writer (its name is not recorded)";
+
 /// Who wrote a field last, and what tells one write of that one from the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rival {
@@ -32,14 +36,16 @@ impl Rival {
         mark: &str,
     ) -> Self {
         let time = |entry: &&ManagedFieldsEntry| entry.time.as_ref().map(|t| t.0);
-        let others = fields.iter().filter(|e| owns(e) && e.subresource.is_none());
+        // An autoscaler, and `kubectl scale`, write through the subresource `scale`.
+        let others =
+            fields.iter().filter(|e| owns(e) && e.subresource.as_deref() != Some("status"));
         let newest = others
             .filter(|e| e.manager.as_deref().is_some_and(|manager| !ours.contains(&manager)))
             .max_by_key(time);
         let at = newest.as_ref().and_then(time).unwrap_or(Timestamp::UNIX_EPOCH);
         let manager = newest.and_then(|entry| entry.manager.clone());
         Self {
-            manager: manager.unwrap_or_else(|| "another Sluice operator".to_owned()),
+            manager: manager.unwrap_or_else(|| UNKNOWN.to_owned()),
             mark: format!("{at} {mark}"),
         }
     }

@@ -7,7 +7,7 @@ use sluice_crds::{
 use sluice_planner::{Decision, Observed, Reason, snapshot::Millis};
 use tokio::time::Instant;
 
-use super::{Moment, Situation, memory::Memory};
+use super::{Moment, Situation, memory::Memory, validate::Replicas};
 
 /// What the planner decided.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,14 +44,17 @@ pub fn decide(situation: &Situation, memory: &mut Memory, now: Moment) -> Option
     Some(Planned { decision, memory: learnt.kept() })
 }
 
-/// What is there, and when this operator wrote it. Of what somebody else wrote the planner learns
-/// nothing.
+/// What this operator wrote, and when. Of what somebody else wrote the planner learns nothing: while
+/// it decides, a number of somebody else's is no decision, and is taken back or left to that one.
 fn observed(situation: &Situation, memory: &Memory, now: Moment) -> Observed {
     let (children, written) = (situation.children, &memory.written);
     let since = |at: Instant| -> Millis {
         now.time.as_millisecond() - now.instant.duration_since(at).as_millis() as Millis
     };
-    let desired = children.desired();
+    let decides = situation.consumer.replicas == Replicas::Planner && !situation.consumer.paused;
+    let there = children.desired();
+    let ours = written.replicas.filter(|_| decides).map(|(replicas, _)| replicas);
+    let desired = there.map(|there| ours.unwrap_or(there));
     Observed {
         // Before there is a Deployment nothing is desired: the planner then says how many pods to begin with.
         desired: desired.unwrap_or(0).max(0) as u32,
@@ -98,13 +101,19 @@ mod tests {
         let (second, later) = (Duration::from_secs(1), Duration::from_secs(3));
         let wrote = Instant::now() + second;
         let now = Moment { time: Timestamp::UNIX_EPOCH + later, instant: wrote + second };
-        // (the replicas that this operator wrote, those of the Deployment) → since when
-        for (written, there, since) in [
-            (None, Some(4), None),
-            (Some(4), Some(4), Some(2_000)),
+        let manual = [("spec/scaling/mode", "Manual"), ("spec/replicas", "4")];
+        let paused = [("metadata/annotations", "{ sluice.dev/paused: 'true' }")];
+        // (changes of the spec, the replicas that this operator wrote, those of the Deployment) →
+        // those that are desired, and since when
+        for (changes, written, there, desired, since) in [
+            (&[][..], None, Some(4), 4, None),
+            (&[], Some(4), Some(4), 4, Some(2_000)),
             // Somebody else wrote them, or deleted the Deployment.
-            (Some(4), Some(5), None),
-            (Some(4), None, None),
+            (&[], Some(4), Some(5), 4, Some(2_000)),
+            (&[], Some(4), None, 0, None),
+            // Who decides nothing has no number of its own.
+            (&manual, Some(4), Some(5), 5, None),
+            (&paused, Some(4), Some(5), 5, None),
         ] {
             let deployment = there.map(|replicas| {
                 let spec = DeploymentSpec { replicas: Some(replicas), ..DeploymentSpec::default() };
@@ -116,7 +125,7 @@ mod tests {
                 tuning: None,
                 pods: Vec::new(),
             };
-            let consumer = good(&[]);
+            let consumer = good(changes);
             let reading = Reading::default();
             let situation =
                 Situation { consumer: &consumer, children: &children, reading: &reading };
@@ -127,7 +136,7 @@ mod tests {
             let case = format!("{written:?} written, {there:?} there");
             assert_eq!(observed.desired_since, since, "{case}");
             assert_eq!(observed.tuning_at, written.map(|_| 2_000), "{case}");
-            assert_eq!(observed.desired, there.unwrap_or(0).unsigned_abs(), "{case}");
+            assert_eq!(observed.desired, desired, "{case}");
         }
     }
 }

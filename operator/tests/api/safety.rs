@@ -168,11 +168,47 @@ fn insist(server: &Server, replicas: i64, write: u32) {
             entry["fieldsV1"] = json!({});
         }
         entries.push(json!({
-            "manager": "kube-controller-manager", "operation": "Update",
+            "manager": "kube-controller-manager", "operation": "Update", "subresource": "scale",
             "time": format!("2026-01-01T00:00:{write:02}Z"), "fieldsType": "FieldsV1",
             "fieldsV1": { "f:spec": { "f:replicas": {} } },
         }));
     });
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_autoscaler_of_one_that_follows_its_lag_is_no_decision_and_gets_its_way() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(PARTITIONS));
+    let _operator = start(&server, &kafka);
+    let mut load = Load::of("orders", 80.0, 0.0, 1);
+    kafka.set_of(&load.group(), |own| *own = crate::kafka::reading(PARTITIONS));
+    server.put("kafkaconsumers", follower("orders"));
+    let mut now = jiff::Timestamp::now().as_millisecond();
+    for _ in 0..200 {
+        now += 1_000;
+        load.second(&kafka, &server, now);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    ready(&server, "orders", 3).await;
+    server.take_calls();
+    // It looks every 15 s, and writes where the number is not its own.
+    for second in 0..120_u32 {
+        let there = server.get("deployments", "orders").unwrap()["spec"]["replicas"].clone();
+        if second % 15 == 0 && there != 5 {
+            insist(&server, 5, second / 15);
+        }
+        now += 1_000;
+        load.second(&kafka, &server, now);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(crate::replicas_patches(&server.take_calls()), [3, 3, 3]);
+    let object = server.get("kafkaconsumers", "orders").unwrap();
+    assert!(is(&object, "Stalled", "True", "LeftToOther"), "{object:#}");
+    assert_eq!(object["status"]["decision"]["replicas"], 3, "{object:#}");
+    let contested = crate::condition(&object, "Contested").unwrap()["message"].to_string();
+    assert!(contested.contains("kube-controller-manager"), "{contested}");
+    let events = server.list("events");
+    let ups = events.iter().filter(|e| e["reason"] == "ScaledUp");
+    assert!(ups.clone().all(|e| !e["note"].to_string().contains("→ 5")), "{events:#?}");
 }
 
 #[tokio::test(start_paused = true)]
