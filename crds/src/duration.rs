@@ -7,9 +7,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// A non-negative length of time, written as a string of numbers with units (`h`, `m`, `s`, `ms`), as Go and CEL write it.
 ///
-/// It keeps whole milliseconds, and prints the shortest form: `90s` and `1m30s` are the same value, printed `1m30s`.
+/// It keeps whole milliseconds, takes more than a hundred years for a hundred, and prints the shortest form: `90s` and `1m30s` are the same value, printed `1m30s`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Duration(std::time::Duration);
+
+/// Milliseconds of a hundred years: beyond it arithmetic on instants may overflow, and nobody means it.
+const LONGEST: f64 = 876_600.0 * 3_600e3;
 
 /// Why a string is not a [`Duration`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -69,11 +72,11 @@ impl FromStr for Duration {
                 };
             rest = &rest[unit..];
         }
-        // A hundred years: beyond it arithmetic on instants may overflow, and nobody means it.
-        if !millis.is_finite() || millis > 3.2e12 {
+        if !millis.is_finite() {
             return Err(error());
         }
-        Ok(Self::from_millis(millis.round() as u64))
+        // The API server takes more; refused here, the whole object could not be read.
+        Ok(Self::from_millis(millis.round().min(LONGEST) as u64))
     }
 }
 
@@ -143,8 +146,16 @@ mod tests {
     }
 
     #[test]
+    fn more_than_a_hundred_years_are_a_hundred_years() {
+        let longest: Duration = "99999999999h".parse().unwrap();
+        assert_eq!(longest, "900000h".parse().unwrap());
+        assert!(longest > "800000h".parse().unwrap());
+        assert_eq!(longest.to_string().parse::<Duration>().unwrap(), longest);
+    }
+
+    #[test]
     fn what_is_no_duration_is_refused_with_a_sentence_that_says_what_to_write() {
-        for text in ["", "5", "s", "5 s", "-5s", "5d", "1e9h", "99999999999h", "5s5"] {
+        for text in ["", "5", "s", "5 s", "-5s", "5d", "1e9h", "5s5"] {
             let error = text.parse::<Duration>().unwrap_err();
             assert!(error.to_string().contains("90s"), "{text}: {error}");
         }

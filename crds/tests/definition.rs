@@ -103,6 +103,24 @@ fn what_is_left_out_is_not_sent_as_null() {
 }
 
 #[test]
+fn a_null_of_a_template_is_dropped_by_the_api_server() {
+    // It keeps a null only where the definition says `nullable`.
+    assert!(!kafkaconsumer::crd_yaml(false).unwrap().contains("nullable"));
+}
+
+#[test]
+fn bounds_of_maps_reach_the_definition() {
+    let crd = serde_json::to_value(kafkaconsumer::crd()).unwrap();
+    let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";
+    for (field, entries) in [("handler/properties/http/properties/headers", 32)] {
+        let schema = crd.pointer(&format!("{spec}/{field}")).unwrap();
+        assert_eq!(schema["maxProperties"], entries, "{field}: {schema}");
+        assert_eq!(schema["additionalProperties"]["maxLength"], 1024, "{field}: {schema}");
+        assert!(schema["description"].is_string(), "{field}: {schema}");
+    }
+}
+
+#[test]
 fn each_handler_has_a_kind_and_is_one_of_those_of_which_one_is_asked_for() {
     let schema = schemars::schema_for!(Handler);
     let fields = schema.get("properties").unwrap().as_object().unwrap();
@@ -143,6 +161,8 @@ fn bad_input_is_refused_with_a_sentence_that_says_what_to_write() {
             &[("spec.delivery.retry", "{minBackoff: 1m, maxBackoff: 1s}")],
             "minBackoff must not be greater",
         ),
+        (&[("spec.kafka.groupId", r#""a\nb""#)], "kafka.groupId must not hold control characters"),
+        (&[("spec.handler", "{http: {url: 'http://a/', timeout: 0s}}")], "handler.http.timeout"),
         (&[("spec.kafka.properties", "{group.id: x}")], "the engine owns"),
         (&[("spec.kafka.properties", "{enable.auto.commit: 'true'}")], "the engine owns"),
         (&[("spec.kafka.properties", "{session.timeout.ms: '1'}")], "choose kafka.protocol"),
@@ -170,6 +190,7 @@ fn good_input_is_taken() {
             ("spec.handler", "{custom: {config: {a: [1]}}}"),
             ("spec.pod.image", "example.com/mine:1"),
         ],
+        &[("spec.kafka.groupId", "Bestellungen über 50 €")],
         &[("spec.scaling.mode", "Manual"), ("spec.replicas", "0")],
         &[("spec.scaling", "{minReplicas: 4, maxReplicas: 4}")],
         &[("spec.delivery.drainTimeout", "25s")],

@@ -60,6 +60,10 @@ impl Handler {
 /// Posts the records to a service.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("duration(self.timeout) > duration('0s')")
+        .message("handler.http.timeout must be greater than 0s"),
+)]
 pub struct HttpHandler {
     /// The address, `http://…` or `https://…`.
     #[schemars(length(max = 2048), regex(pattern = r"^https?://[^\s/]+.*$"))]
@@ -71,7 +75,7 @@ pub struct HttpHandler {
 
     /// Further headers of each call. No secrets: they stand in a ConfigMap.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 32), inner(length(max = 1024)))]
+    #[schemars(schema_with = "headers_schema")]
     pub headers: BTreeMap<String, String>,
 }
 
@@ -100,6 +104,14 @@ pub struct CustomHandler {
 
 fn default_timeout() -> Duration {
     Duration::from_secs(10)
+}
+
+fn headers_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "maxProperties": 32,
+        "additionalProperties": { "type": "string", "maxLength": 1024 },
+    })
 }
 
 fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 #[x_kube(
     validation = Rule::new("has(self.groupId) == has(oldSelf.groupId) && (!has(self.groupId) || self.groupId == oldSelf.groupId)")
         .message("kafka.groupId cannot be changed: the group's offsets stay with the old name; create another KafkaConsumer instead"),
+    validation = Rule::new("!has(self.groupId) || self.groupId.matches('^[^[:cntrl:]]+$')")
+        .message("kafka.groupId must not hold control characters (line breaks, tabs): remove them"),
 )]
 pub struct Kafka {
     /// Addresses of one or more brokers, `host:port` separated by commas.

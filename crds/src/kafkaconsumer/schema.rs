@@ -31,6 +31,7 @@ pub fn crd() -> CustomResourceDefinition {
             continue;
         };
         visit(root, &mut drop_rust_formats);
+        visit(root, &mut drop_nullable);
         let pod = root
             .properties
             .as_mut()
@@ -77,6 +78,12 @@ fn drop_rust_formats(schema: &mut JSONSchemaProps) {
     {
         schema.format = None;
     }
+}
+
+/// A null, as Helm makes of an empty value, is then dropped by the API server; kept, it would be refused where a number is
+/// expected (the scale subresource).
+fn drop_nullable(schema: &mut JSONSchemaProps) {
+    schema.nullable = None;
 }
 
 fn visit(schema: &mut JSONSchemaProps, apply: &mut dyn FnMut(&mut JSONSchemaProps)) {

@@ -372,7 +372,72 @@ fn broken_rules(consumer: &KafkaConsumer) -> Vec<String> {
         spec.pod.volumes.iter().all(|v| !OWN_VOLUMES.contains(&v.name.as_str())),
         "pod.volumes: the names sluice-config and sluice-tuning are the operator's",
     );
+    for sentence in pod_rules(&spec.pod) {
+        rule(false, &sentence);
+    }
     wrong
+}
+
+/// What the API server would refuse of the Deployment that is made of this: a sentence now is better than a write that
+/// fails again and again.
+fn pod_rules(pod: &Pod) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut twice = |field: &str, mut names: Vec<&str>| {
+        names.sort_unstable();
+        let doubles = names.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]);
+        for name in doubles.collect::<BTreeSet<_>>() {
+            wrong.push(format!("{field}: {name} is there twice; remove one"));
+        }
+    };
+    twice("pod.env", pod.env.iter().map(|e| &*e.name).collect());
+    twice("pod.volumes", pod.volumes.iter().map(|v| &*v.name).collect());
+    twice("pod.volumeMounts", pod.volume_mounts.iter().map(|m| &*m.mount_path).collect());
+    let is_variable = |name: &str| {
+        !name.is_empty() && name.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'=')
+    };
+    for name in pod.env.iter().map(|e| &e.name).filter(|name| !is_variable(name)) {
+        wrong.push(format!("pod.env: {name} is no name of a variable: no '=', printable ASCII"));
+    }
+    for (field, entries) in [("pod.labels", &pod.labels), ("pod.annotations", &pod.annotations)] {
+        for (key, value) in entries {
+            if !is_label_key(key) {
+                wrong.push(format!(
+                    "{field}: {key} is no key: [DOMAIN/]NAME, NAME of at most 63 of a-z, A-Z, 0-9, '-', '_' and '.'"
+                ));
+            } else if field == "pod.labels" && !(value.is_empty() || is_label_name(value)) {
+                wrong.push(format!(
+                    "{field}: {key} has a value that no label can have: at most 63 of a-z, A-Z, 0-9, '-', '_' and '.'"
+                ));
+            }
+        }
+    }
+    wrong
+}
+
+/// A key of a label or an annotation: a name, perhaps behind a domain.
+fn is_label_key(key: &str) -> bool {
+    let is_domain = |domain: &str| {
+        let part = |part: &str| {
+            let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+            !part.is_empty()
+                && part.bytes().all(allowed)
+                && !part.starts_with('-')
+                && !part.ends_with('-')
+        };
+        domain.len() <= 253 && domain.split('.').all(part)
+    };
+    match key.split_once('/') {
+        Some((domain, name)) => is_domain(domain) && is_label_name(name),
+        None => is_label_name(key),
+    }
+}
+
+fn is_label_name(name: &str) -> bool {
+    let ends = |c: Option<u8>| c.is_some_and(|b| b.is_ascii_alphanumeric());
+    name.len() <= 63
+        && ends(name.bytes().next())
+        && ends(name.bytes().last())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
 /// The planner's bounds within the administrator's.
@@ -406,7 +471,9 @@ fn is_topic(name: &str) -> bool {
 
 fn is_address(address: &str) -> bool {
     address.rsplit_once(':').is_some_and(|(host, port)| {
-        !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok()
+        !host.is_empty()
+            && !host.contains(|c: char| c.is_whitespace() || c.is_control())
+            && port.parse::<u16>().is_ok()
     })
 }
 
@@ -617,6 +684,26 @@ spec:
             (vec![("spec/tuning", "{ batchSize: { min: 0, max: 5 } }")], "at least 1"),
             (vec![("spec/delivery/drainTimeout", "60s")], "drainTimeout"),
             (vec![("spec/pod/env", "[{ name: SLUICE_CONFIG_DIR, value: x }]")], "SLUICE_"),
+            (vec![("spec/pod/env", "[{ name: A, value: x }, { name: A }]")], "pod.env: A is there"),
+            (vec![("spec/pod/env", "[{ name: 'a=b' }]")], "pod.env: a=b"),
+            (
+                vec![(
+                    "spec/pod/volumes",
+                    "[{ name: a, emptyDir: {} }, { name: a, emptyDir: {} }]",
+                )],
+                "pod.volumes: a is there twice",
+            ),
+            (
+                vec![(
+                    "spec/pod/volumeMounts",
+                    "[{ name: a, mountPath: /x }, { name: b, mountPath: /x }]",
+                )],
+                "pod.volumeMounts: /x is there twice",
+            ),
+            (vec![("spec/pod/labels", "{ 'a b': c }")], "pod.labels: a b"),
+            (vec![("spec/pod/labels", "{ a: 'b c' }")], "pod.labels: a"),
+            (vec![("spec/pod/annotations", "{ /a: c }")], "pod.annotations: /a"),
+            (vec![("spec/kafka/bootstrapServers", "\"a\\u0001:9092\"")], "host:port"),
             (
                 vec![("spec/pod/volumes", "[{ name: sluice-config, emptyDir: {} }]")],
                 "sluice-config",
@@ -632,6 +719,14 @@ spec:
             let error = validated(&changes).unwrap_err();
             assert!(error.to_string().contains(says), "{changes:?}: {error}");
         }
+    }
+
+    #[test]
+    fn labels_that_kubernetes_takes_are_taken() {
+        good(&[
+            ("spec/pod/labels", "{ example.com/team: shop-1, empty: '', a_b.c: X }"),
+            ("spec/pod/annotations", "{ example.com/note: 'any text, with spaces' }"),
+        ]);
     }
 
     #[test]
