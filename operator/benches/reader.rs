@@ -1,14 +1,16 @@
-//! What the operator costs while N consumers of one Kafka cluster are idle: CPU seconds per minute by thread, and memory.
+//! What the operator costs while N consumers of one Kafka cluster are idle: CPU seconds per minute
+//! by thread, and memory.
 //!
 //! ```text
 //! cargo bench -p sluice-operator --bench reader -- 50 200 500 1000
 //! ```
 //!
-//! For each N there are two processes. The *world* has librdkafka's mock cluster (three brokers, N topics of 16
-//! partitions, committed offsets with progress reports) and the fake API server of the tests with N consumers, served over
-//! HTTP. The *operator* is the real one: watches, passes, readers. Only its own process is measured, so the figures hold
-//! none of the brokers' or the API server's cost. It is measured twice: when all consumers have settled, and again when the
-//! topics have been idle for more than five minutes, after which they are read less often.
+//! For each N there are two processes. The *world* has librdkafka's mock cluster (three brokers, N
+//! topics of 16 partitions, committed offsets with progress reports) and the fake API server of the
+//! tests with N consumers, served over HTTP. The *operator* is the real one: watches, passes,
+//! readers. Only its own process is measured, so the figures hold none of the brokers' or the API
+//! server's cost. It is measured twice: when all consumers have settled, and again when the topics
+//! have been idle for more than five minutes, after which they are read less often.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::expect_used, dead_code)]
 
 #[path = "../tests/api/server.rs"]

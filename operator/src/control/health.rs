@@ -158,8 +158,8 @@ async fn readyz(State(served): State<Served>) -> impl IntoResponse {
     (code, Json(body))
 }
 
-/// The clusters without a reading for longer than three intervals. One lost cluster is no reason to be unready: it would
-/// hang the rollout for all others.
+/// The clusters without a reading for longer than three intervals. One lost cluster is no reason to
+/// be unready: it would hang the rollout for all others.
 fn late(kafka: &dyn Kafka) -> Vec<Late> {
     let clusters = kafka.statistics().clusters.into_iter();
     let late = clusters.filter(ClusterStatistics::is_late).map(|cluster| Late {

@@ -569,8 +569,8 @@ unsafe fn free_error(error: *mut c::rd_kafka_error_t) {
 
 /// A string for C. Kafka's names hold no NUL; one that does is cut there and then simply not found.
 fn text(text: &str) -> CString {
-    let bytes: Vec<u8> = text.bytes().take_while(|byte| *byte != 0).collect();
-    CString::new(bytes).unwrap_or_default()
+    let end = text.bytes().position(|byte| byte == 0).unwrap_or(text.len());
+    CString::new(text.as_bytes().get(..end).unwrap_or_default()).unwrap_or_default()
 }
 
 fn list<'a>(
@@ -578,13 +578,18 @@ fn list<'a>(
 ) -> Owned<c::rd_kafka_topic_partition_list_t> {
     // SAFETY: the list is owned by the guard; names are copied by `_add`, which returns a valid element.
     unsafe {
+        let size = elements.size_hint().0.try_into().unwrap_or(0);
         let list = Owned(
-            c::rd_kafka_topic_partition_list_new(16),
+            c::rd_kafka_topic_partition_list_new(size),
             c::rd_kafka_topic_partition_list_destroy,
         );
+        // Partitions of one topic mostly follow each other.
+        let mut last = ("", CString::default());
         for (topic, partition, offset) in elements {
-            let topic = text(topic);
-            (*c::rd_kafka_topic_partition_list_add(list.0, topic.as_ptr(), partition)).offset =
+            if topic != last.0 {
+                last = (topic, text(topic));
+            }
+            (*c::rd_kafka_topic_partition_list_add(list.0, last.1.as_ptr(), partition)).offset =
                 offset;
         }
         list

@@ -9,8 +9,8 @@ use super::admin::Admin;
 pub const MOST_MEMBERS: usize = 5_000;
 /// See [`MOST_MEMBERS`].
 pub const MOST_ASSIGNED: usize = 200_000;
-/// The most bytes of a committed offset's metadata that are read. A broker keeps 4 KiB by default; a larger one holds no
-/// report.
+/// The most bytes of a committed offset's metadata that are read. A broker keeps 4 KiB by default;
+/// a larger one holds no report.
 pub const LARGEST_METADATA: usize = 16 * 1_024;
 
 /// Which end of a partition is asked for.
@@ -71,7 +71,8 @@ pub struct GroupDescription {
     pub state: State,
     /// Its members: client id and assignment.
     pub members: Vec<(String, Vec<(String, i32)>)>,
-    /// Whether there are more than [`MOST_MEMBERS`], or more than [`MOST_ASSIGNED`] partitions are assigned to them.
+    /// Whether there are more than [`MOST_MEMBERS`], or more than [`MOST_ASSIGNED`] partitions are
+    /// assigned to them.
     pub is_cut: bool,
 }
 

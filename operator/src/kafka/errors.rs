@@ -52,8 +52,8 @@ pub fn commits_error(failed: &[(TopicPartition, &Failure)], all: usize) -> Optio
 pub fn metadata_error(oversized: &[TopicPartition], all: usize) -> Option<ReadError> {
     let first = oversized.first()?;
     let message = format!(
-        "the committed offsets of {} of {all} partitions ({}-{}) carry more metadata than the {} KiB \
-         that the operator reads: the progress reports in it are not known",
+        "the committed offsets of {} of {all} partitions ({}-{}) carry more metadata than the \
+         {} KiB that the operator reads: the progress reports in it are not known",
         oversized.len(),
         first.topic,
         first.partition,
@@ -67,8 +67,8 @@ pub fn too_many_members() -> ReadError {
     ReadError {
         reason: reason::TOO_MANY_MEMBERS,
         message: format!(
-            "the group has more than {MOST_MEMBERS} members, or more than {MOST_ASSIGNED} partitions \
-             are assigned to them: the operator reads no more"
+            "the group has more than {MOST_MEMBERS} members, or more than {MOST_ASSIGNED} \
+             partitions are assigned to them: the operator reads no more"
         ),
     }
 }

@@ -119,8 +119,8 @@ impl ClusterStatistics {
     }
 }
 
-/// Whether a reading of this age is older than one that a working reader has published: a round ends after one and a half
-/// intervals at the latest.
+/// Whether a reading of this age is older than one that a working reader has published: a round
+/// ends after one and a half intervals at the latest.
 pub fn is_late(age: Duration, interval: Duration) -> bool {
     age > interval * 3
 }

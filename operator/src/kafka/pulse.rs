@@ -89,7 +89,8 @@ impl Pulse {
         FAILURES.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A round ended that took so long; the next one follows after `interval`. One of a thread that was replaced says nothing.
+    /// A round ended that took so long; the next one follows after `interval`. One of a thread that
+    /// was replaced says nothing.
     pub fn round(&self, took: Duration, interval: Duration) {
         if !self.is_abandoned() {
             *self.numbers.lock() = Rounds { ended: Instant::now(), took, interval };

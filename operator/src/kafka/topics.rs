@@ -75,8 +75,8 @@ pub struct Due {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartitionState {
     leader: i32,
-    /// The first offset that can be read, and when it was last asked for: that of one partition is at times read more often
-    /// than those of the others.
+    /// The first offset that can be read, and when it was last asked for: that of one partition is
+    /// at times read more often than those of the others.
     pub start: Option<i64>,
     start_at: Option<Instant>,
     /// The last stable offset.
@@ -176,9 +176,10 @@ impl TopicState {
     }
 }
 
-/// A topic after it was described: what is known of its partitions stays, unless it was recreated. A broker that has just
-/// started knows no topic for a moment: that one is missing is said, and what is known of it is dropped, when a second
-/// answer says the same. Of a topic with more than `most` partitions only their number is kept.
+/// A topic after it was described: what is known of its partitions stays, unless it was recreated.
+/// A broker that has just started knows no topic for a moment: that one is missing is said, and
+/// what is known of it is dropped, when a second answer says the same. Of a topic with more than
+/// `most` partitions only their number is kept.
 pub fn described(known: Option<TopicState>, topic: &answers::Topic, most: usize) -> TopicState {
     let state = |name, id, partitions| TopicState {
         name,

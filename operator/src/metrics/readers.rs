@@ -1,4 +1,5 @@
-//! What is shown of the readers of Kafka: the series of a cluster go when nobody follows it any more.
+//! What is shown of the readers of Kafka: the series of a cluster go when nobody follows it any
+//! more.
 
 use std::{
     collections::BTreeSet,

@@ -20,7 +20,8 @@ const API_VERSIONS: i16 = 18;
 const TELEMETRY_SUBSCRIPTIONS: i16 = 71;
 const PUSH_TELEMETRY: i16 = 72;
 
-/// The end and the committed offset of every partition: there is lag, so that a group is read every second.
+/// The end and the committed offset of every partition: there is lag, so that a group is read every
+/// second.
 const END: i64 = 10;
 const COMMITTED: i64 = 5;
 
@@ -37,6 +38,8 @@ pub struct Answers {
     pub partitions: i32,
     /// The number of the broker that leads a partition.
     pub leader: fn(i32) -> i32,
+    /// The first offset of every partition; the committed one is 5 and the end 10.
+    pub start: i64,
     /// How often it knows no topic before it knows them.
     pub unknown_at_first: usize,
     /// Whether it stops to answer who the brokers are, once a group's offsets were asked for.
@@ -67,6 +70,7 @@ impl Default for Answers {
             others: Vec::new(),
             partitions: 0,
             leader: |_| 1,
+            start: 0,
             unknown_at_first: 0,
             hides_brokers: false,
             group: |_| Group::default(),
@@ -81,7 +85,10 @@ pub struct Asked {
     pub at: Instant,
     /// The group, where it is about one.
     pub group: String,
-    /// How many partitions it names, or topics where it asks for metadata; without topics, it asks who the brokers are.
+    /// Whether it is about the starts of logs.
+    pub starts: bool,
+    /// How many partitions it names, or topics where it asks for metadata; without topics, it asks
+    /// who the brokers are.
     pub named: usize,
 }
 
@@ -147,7 +154,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> Option<()> {
         let client = i16::from_be_bytes([request[8], request[9]]).max(0) as usize;
         let body = Body(&request[10 + client..]);
         let mut answer = request[4..8].to_vec();
-        let (mut group, mut named) = (String::new(), 0);
+        let (mut group, mut starts, mut named) = (String::new(), false, 0);
         match api {
             API_VERSIONS => api_versions(&mut answer, answers),
             METADATA => {
@@ -157,14 +164,14 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> Option<()> {
                 drop(before);
                 named = metadata(&mut answer, body, shared, is_unknown);
             }
-            LIST_OFFSETS => named = list_offsets(&mut answer, body),
+            LIST_OFFSETS => (starts, named) = list_offsets(&mut answer, body, answers),
             OFFSET_FETCH => (group, named) = offset_fetch(&mut answer, body, answers),
             FIND_COORDINATOR => find_coordinator(&mut answer, &shared.own),
             DESCRIBE_GROUPS => group = describe_groups(&mut answer, body, answers),
             TELEMETRY_SUBSCRIPTIONS => telemetry(&mut answer),
             _ => return None,
         }
-        let asked = Asked { api, at: Instant::now(), group, named };
+        let asked = Asked { api, at: Instant::now(), group, starts, named };
         let is_silent = answers.hides_brokers
             && api == METADATA
             && named == 0
@@ -270,9 +277,10 @@ fn metadata(answer: &mut Vec<u8>, mut body: Body, shared: &Shared, is_unknown: b
     count as usize
 }
 
-/// Version 1. How many partitions were named.
-fn list_offsets(answer: &mut Vec<u8>, mut body: Body) -> usize {
+/// Version 1. Whether starts are asked for, and how many partitions were named.
+fn list_offsets(answer: &mut Vec<u8>, mut body: Body, answers: &Answers) -> (bool, usize) {
     let (_replica, topics, mut all) = (body.number(), body.number(), 0);
+    let mut is_start = false;
     number(topics, answer);
     for _ in 0..topics {
         text(&body.text(), answer);
@@ -280,14 +288,14 @@ fn list_offsets(answer: &mut Vec<u8>, mut body: Body) -> usize {
         number(partitions, answer);
         for _ in 0..partitions {
             number(body.number(), answer);
-            let is_start = i64::from_be_bytes(body.take()) == -2;
+            is_start = i64::from_be_bytes(body.take()) == -2;
             answer.extend(0_i16.to_be_bytes());
             answer.extend((-1_i64).to_be_bytes());
-            answer.extend((if is_start { 0 } else { END }).to_be_bytes());
+            answer.extend((if is_start { answers.start } else { END }).to_be_bytes());
         }
         all += partitions as usize;
     }
-    all
+    (is_start, all)
 }
 
 /// Version 2. The group, and how many partitions were named.
