@@ -3,6 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
+use k8s_openapi::api::{
+    admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
+    core::v1::Pod,
+};
+use kube::api::{Api, PostParams};
 use serde_json::json;
 use sluice_crds::conditions;
 use sluice_e2e::{World, records::Record, until};
@@ -83,13 +88,66 @@ pub async fn a_consumer_runs_and_says_so(world: Arc<World>) -> Result<()> {
     scene.end().await
 }
 
-/// `watchNamespaces`: the operator has Roles there and no right elsewhere, and needs none. Taking the list away gives it all.
+/// A policy as OpenShift has it: who names a user for a pod in this namespace is refused.
+async fn refuse_fixed_users(world: &World, namespace: &str) -> Result<()> {
+    let policies: Api<ValidatingAdmissionPolicy> = Api::all(world.client.clone());
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(world.client.clone());
+    let policy = json!({
+        "metadata": { "name": namespace },
+        "spec": {
+            "matchConstraints": {
+                "namespaceSelector": {
+                    "matchLabels": { "kubernetes.io/metadata.name": namespace },
+                },
+                "resourceRules": [{
+                    "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"],
+                    "resources": ["pods"],
+                }],
+            },
+            "validations": [{
+                "expression": "!has(object.spec.securityContext.runAsUser) && \
+                    object.spec.containers.all(c, !has(c.securityContext.runAsUser))",
+                "message": "the platform assigns the user",
+            }],
+        },
+    });
+    let binding = json!({
+        "metadata": { "name": namespace },
+        "spec": { "policyName": namespace, "validationActions": ["Deny"] },
+    });
+    policies.create(&PostParams::default(), &serde_json::from_value(policy)?).await?;
+    bindings.create(&PostParams::default(), &serde_json::from_value(binding)?).await?;
+    // It takes a moment to be in force.
+    let pods: Api<Pod> = Api::namespaced(world.client.clone(), namespace);
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": { "name": "fixed" },
+        "spec": {
+            "securityContext": { "runAsUser": 1 },
+            "containers": [{ "name": "c", "image": "none" }],
+        },
+    }))?;
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    until("the policy to refuse a fixed user", Duration::from_secs(40), || async {
+        Ok(match pods.create(&dry, &pod).await {
+            Err(kube::Error::Api(refused)) if refused.message.contains("assigns the user") => {
+                Ok(())
+            }
+            other => Err(format!("{:?}", other.map(drop))),
+        })
+    })
+    .await
+}
+
+/// `watchNamespaces`: the operator has Roles there and no right elsewhere, and needs none. One of them may go, one may
+/// refuse pods that name their user. Taking the list away gives it all.
 pub async fn an_operator_of_some_namespaces_keeps_to_them(world: Arc<World>) -> Result<()> {
     let (one, two) = (world.scene("watched-one", 1).await?, world.scene("watched-two", 1).await?);
     let other = world.scene("not-watched", 1).await?;
-    world
-        .lab
-        .install_sluice(&[&format!("watchNamespaces={{{},{}}}", one.namespace, two.namespace)])?;
+    refuse_fixed_users(&world, &one.namespace).await?;
+    world.lab.install_sluice(&[
+        &format!("watchNamespaces={{{},{}}}", one.namespace, two.namespace),
+        "consumerRunAsUser=null",
+    ])?;
     let account = format!("system:serviceaccount:{OPERATOR_NAMESPACE}:sluice");
     let may = |namespace: &str| {
         // kubectl exits with 1 on "no".
