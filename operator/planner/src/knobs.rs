@@ -42,7 +42,7 @@ impl Pressure {
         match self.backlog {
             Some(backlog) if self.load <= self.limit => format!("{backlog:.0} records wait"),
             _ => format!(
-                "the fullest pod has to handle {:.0} per second, and {:.0} are its target",
+                "the fullest pod has to handle {:.0} per second; its target is {:.0}",
                 self.load, self.limit
             ),
         }
@@ -219,7 +219,7 @@ fn judge(
         memory.concurrency = Some(trial.from);
     }
     let why = format!(
-        "taken back: it gained nothing, a pod handles {now:.0} per second and {:.0} before",
+        "taken back: it gained nothing (a pod handles {now:.0} per second, {:.0} before)",
         trial.capacity
     );
     Some((Knobs { concurrency: trial.from, ..current }, why))
