@@ -71,6 +71,8 @@ pub struct Pods {
 pub struct Applied {
     /// The newest Deployment.
     pub deployment: Option<Arc<Deployment>>,
+    /// The newest tuning file.
+    pub tuning: Option<Arc<ConfigMap>>,
     /// The Deployment was not there and was created.
     pub created: bool,
     /// The replicas before and after, where they were written.
@@ -79,6 +81,17 @@ pub struct Applied {
     pub again: Option<Duration>,
     /// Why not all could be written.
     pub error: Option<Error>,
+}
+
+impl Applied {
+    /// What is there as long as nothing is written.
+    pub fn untouched(children: &Children) -> Self {
+        Self {
+            deployment: children.deployment.clone(),
+            tuning: children.tuning.clone(),
+            ..Self::default()
+        }
+    }
 }
 
 /// Why a write failed.
@@ -178,7 +191,7 @@ pub struct Writer<'a> {
 impl Writer<'_> {
     /// Writes what differs: the files before the pods that read them, the template, then the number of pods.
     pub async fn apply(mut self, desired: &Objects, children: &Children, pods: Pods) -> Applied {
-        let mut applied = Applied { deployment: children.deployment.clone(), ..Applied::default() };
+        let mut applied = Applied::untouched(children);
         let steps = self.steps(desired, children, pods, &mut applied);
         let error = match tokio::time::timeout(APPLY, steps).await {
             Ok(ended) => ended.err(),
@@ -203,6 +216,7 @@ impl Writer<'_> {
             self.written.knobs_at = children.tuning.is_some().then_some(self.now);
         }
         let tuning = tuning.or_else(|| children.tuning.clone());
+        applied.tuning.clone_from(&tuning);
         if let Some(rest) = self.knobs_first(pods).filter(|_| children.deployment.is_some()) {
             applied.again = Some(rest);
             self.annotate(children, tuning.as_deref()).await;

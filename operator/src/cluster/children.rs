@@ -81,7 +81,7 @@ impl Children {
 
     /// The knobs that were last written, as the ConfigMap has them.
     pub fn knobs(&self) -> Option<Tuning> {
-        Tuning::from_yaml(self.tuning.as_ref()?.data.as_ref()?.get(FILE_NAME)?).ok()
+        self.tuning.as_deref().and_then(knobs_in)
     }
 
     /// The image of the Deployment: what was pinned, where the status was lost.
@@ -89,6 +89,11 @@ impl Children {
         let pod = self.deployment.as_ref()?.spec.as_ref()?.template.spec.as_ref()?;
         pod.containers.iter().find(|c| c.name == labels::CONTAINER)?.image.clone()
     }
+}
+
+/// The knobs in a tuning file.
+pub fn knobs_in(file: &ConfigMap) -> Option<Tuning> {
+    Tuning::from_yaml(file.data.as_ref()?.get(FILE_NAME)?).ok()
 }
 
 /// Whether all containers of a pod have ended for good: an evicted pod, or one of a node that was shut down, stays as an

@@ -299,7 +299,7 @@ async fn apply(
     now: Moment,
 ) -> (Applied, Option<Error>) {
     let (consumer, children) = (situation.consumer, situation.children);
-    let untouched = || Applied { deployment: children.deployment.clone(), ..Applied::default() };
+    let untouched = || Applied::untouched(children);
     let Some(protocol) = gate.protocol.filter(|_| !consumer.paused) else {
         return (untouched(), None);
     };

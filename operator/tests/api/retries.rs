@@ -128,3 +128,35 @@ async fn one_read_that_fails_changes_no_condition() {
     let unready = unready.filter(|c| !is(&c.body, "Ready", "True", "AsDecided")).count();
     assert_eq!(unready, 0, "{calls:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn knobs_whose_write_fails_are_not_reported_as_changed_until_they_are() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(2));
+    let _operator = start(&server, &kafka);
+    server.put("kafkaconsumers", consumer("orders", 2));
+    ready(&server, "orders", 2).await;
+    server.fault(|method, path| {
+        (method == "PATCH" && path.ends_with("/configmaps/orders-tuning"))
+            .then_some(Fault::Status(500, "etcdserver: leader changed"))
+    });
+    // The bounds force another batch size: 50 is above them now.
+    let mut bounded = consumer("orders", 2);
+    bounded["spec"]["tuning"] = json!({ "batchSize": { "min": 1, "max": 40 } });
+    server.put("kafkaconsumers", bounded);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let notes = |server: &Server| -> Vec<String> {
+        let events = server.list("events").into_iter();
+        let changed = events.filter(|event| event["reason"] == "KnobsChanged");
+        changed.filter_map(|event| Some(event["note"].as_str()?.to_owned())).collect()
+    };
+    let status =
+        |server: &Server| server.get("kafkaconsumers", "orders").unwrap()["status"].clone();
+    let failing = status(&server);
+    assert_eq!((&failing["batchSize"], &failing["tuningRevision"]), (&json!(50), &json!(1)));
+    assert_eq!(notes(&server), Vec::<String>::new());
+    server.heal();
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    let written = status(&server);
+    assert_eq!((&written["batchSize"], &written["tuningRevision"]), (&json!(40), &json!(2)));
+    assert_eq!(notes(&server), ["batch size 50 → 40"]);
+}

@@ -9,7 +9,10 @@ use sluice_crds::{
 };
 
 use super::conditions::{Verdict, set};
-use crate::pass::{Outcome, decide::Planned, formats, offsets, target::Target};
+use crate::{
+    cluster::children::knobs_in,
+    pass::{Outcome, decide::Planned, formats, offsets, target::Target},
+};
 
 /// The verdicts of one pass, one for each condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +41,8 @@ pub fn next(outcome: &Outcome, verdicts: &Verdicts, now: Timestamp) -> KafkaCons
     let generation = children.consumer.metadata.generation;
     let deployment = applied.deployment.as_ref();
     let exist = deployment.and_then(|d| d.status.as_ref()?.replicas);
+    // What is in place: a write may have failed, or been left to somebody else.
+    let tuning = applied.tuning.as_deref().and_then(knobs_in).unwrap_or(target.tuning);
     let numbers = planned.map(|p| p.decision.numbers).unwrap_or_default();
     let mut status = KafkaConsumerStatus {
         replicas: deployment.map(|_| exist.unwrap_or(0)),
@@ -51,9 +56,9 @@ pub fn next(outcome: &Outcome, verdicts: &Verdicts, now: Timestamp) -> KafkaCons
         arrival_rate: numbers.arrivals.map(|r| round(r, 1)),
         handled_rate: numbers.handled.map(|r| round(r, 1)),
         capacity_per_pod: numbers.capacity.map(|r| round(r, 1)),
-        batch_size: Some(target.tuning.knobs.batch_size as i32),
-        concurrency: Some(target.tuning.knobs.concurrency as i32),
-        tuning_revision: Some(target.tuning.revision as i64),
+        batch_size: Some(tuning.knobs.batch_size as i32),
+        concurrency: Some(tuning.knobs.concurrency as i32),
+        tuning_revision: Some(tuning.revision as i64),
         group_id: Some(consumer.kafka.group_id.clone()),
         protocol: gate.protocol.or(last.protocol),
         cluster_id: reading.cluster_id.clone().or_else(|| last.cluster_id.clone()),
