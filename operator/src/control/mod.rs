@@ -1,6 +1,6 @@
 //! When a pass runs: start and stop, the queue of consumers that are due, health. What a pass does is `pass`.
 
-pub(crate) mod health;
+mod health;
 mod queue;
 pub mod run;
 mod schedule;

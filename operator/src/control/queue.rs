@@ -19,6 +19,7 @@ use sluice_crds::{KafkaConsumer, conditions::reason};
 use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+use super::health::Health;
 use super::schedule::{Key, Schedule};
 use crate::{
     cluster::{
@@ -85,6 +86,7 @@ impl Error {
 /// Runs all scopes until `stop`; passes that run then are finished.
 pub async fn run(
     shared: &Arc<Shared>,
+    health: &Arc<Health>,
     scopes: Vec<Scope>,
     concurrency: u16,
     stop: CancellationToken,
@@ -94,9 +96,13 @@ pub async fn run(
         .iter()
         .zip(&gates)
         .map(|(scope, gate)| {
-            let (shared, stores) = (Arc::clone(shared), scope.stores.clone());
-            let work = open(shared, stores, gate.clone(), gates.clone());
-            AbortOnDropHandle::new(tokio::spawn(work))
+            let (shared, health) = (Arc::clone(shared), Arc::clone(health));
+            let (stores, gate, all) = (scope.stores.clone(), gate.clone(), gates.clone());
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                may_begin(&shared, &stores, &gate, &all).await;
+                health.done(WATCHES);
+                gate.open.cancel();
+            }))
         })
         .collect();
     let mut all = Vec::new();
@@ -113,7 +119,7 @@ pub async fn run(
         tokio::select! {
             ended = running.next() => if ended.is_none() { break },
             _ = tick.tick() => {
-                shared.health.tick();
+                health.tick();
                 let (waiting, unreadable): (Vec<_>, Vec<_>) = all.iter().map(|p| p.objects()).unzip();
                 shared.metrics.objects(waiting.iter().sum(), unreadable.iter().sum());
             }
@@ -136,10 +142,11 @@ struct Gate {
     open: CancellationToken,
 }
 
-/// Opens the gate of a scope when each of its watches has its first list (a pass that did not see a child would create it
-/// again), and when the claims of the other scopes are known: else the first consumer that is seen would have the group.
-/// A scope that cannot be listed stops no other; its claims are taken when it can.
-async fn open(shared: Arc<Shared>, stores: Stores, gate: Gate, all: Vec<Gate>) {
+/// Returns when a scope's passes may begin: when each of its watches has its first list (a pass that did
+/// not see a child would create it again), and when the claims of the other scopes are known: else the
+/// first consumer that is seen would have the group. A scope that cannot be listed stops no other; its
+/// claims are taken when it can.
+async fn may_begin(shared: &Shared, stores: &Stores, gate: &Gate, all: &[Gate]) {
     tokio::select! {
         () = stores.ready() => {}
         () = stores.refused() => {
@@ -159,15 +166,13 @@ async fn open(shared: Arc<Shared>, stores: Stores, gate: Gate, all: Vec<Gate>) {
     }
     gate.settled.cancel();
     let settled = async {
-        for other in &all {
+        for other in all {
             other.settled.cancelled().await;
         }
     };
     if tokio::time::timeout(OTHERS, settled).await.is_err() {
         tracing::warn!("nothing is heard of some namespaces: the others begin without them");
     }
-    shared.health.done(WATCHES);
-    gate.open.cancel();
 }
 
 /// Runs the passes of one scope, when they are due and as slots are free, until `stop`; passes that run then are finished.

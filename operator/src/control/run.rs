@@ -105,11 +105,10 @@ pub async fn operate(
         rollouts: Rollouts::new(usize::from(args.max_rollouts)),
         kafka,
         metrics,
-        health,
     });
     let work = async {
         tokio::select! {
-            found = definition(&shared) => found?,
+            found = definition(&shared.client, &health) => found?,
             () = stop.cancelled() => return Ok(()),
         }
         let follower = Arc::clone(&shared);
@@ -120,12 +119,12 @@ pub async fn operate(
             .scopes()
             .iter()
             .map(|namespace| {
-                let watches = &shared.health.watches;
+                let watches = &health.watches;
                 watch::scope(&shared.client, namespace.as_deref(), watches, &shared.metrics)
             })
             .collect();
         tokio::select! {
-            () = queue::run(&shared, scopes, args.concurrency, stop.clone()) => {}
+            () = queue::run(&shared, &health, scopes, args.concurrency, stop.clone()) => {}
             () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => {
                 tracing::warn!("passes did not end in time and are cut off");
             }
@@ -145,9 +144,9 @@ pub async fn operate(
 const DEFINITION: &str = "the definition of kafkaconsumers.sluice.dev";
 
 /// Waits until the API server serves `KafkaConsumer`: a restart would not bring the definition, so none is asked for.
-async fn definition(shared: &Shared) -> Result<(), Error> {
+async fn definition(client: &Client, health: &Health) -> Result<(), Error> {
     for look in 0_u32.. {
-        match shared.client.list_api_group_resources("sluice.dev/v1alpha1").await {
+        match client.list_api_group_resources("sluice.dev/v1alpha1").await {
             Ok(list) if list.resources.iter().any(|r| r.name == "kafkaconsumers") => break,
             Err(error @ kube::Error::Api(_)) if refused(&error) => {
                 return Err(Error::Refused(error));
@@ -159,10 +158,10 @@ async fn definition(shared: &Shared) -> Result<(), Error> {
             }
             Err(error) => missing(look, &error.to_string()),
         }
-        shared.health.tick();
+        health.tick();
         tokio::time::sleep(LOOK).await;
     }
-    shared.health.done(DEFINITION);
+    health.done(DEFINITION);
     Ok(())
 }
 

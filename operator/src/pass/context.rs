@@ -10,7 +10,6 @@ use crate::{
         schema::Definition,
         watch::{Stores, Wake},
     },
-    control::health::Health,
     identity::Identity,
     kafka::port::{Kafka, OnReading},
     metrics::Metrics,
@@ -36,8 +35,6 @@ pub struct Shared {
     pub events: Events,
     /// Counts.
     pub metrics: Arc<Metrics>,
-    /// Liveness and readiness.
-    pub health: Arc<Health>,
 }
 
 /// What passes of one scope are given.
