@@ -109,6 +109,21 @@ fn a_null_of_a_template_is_dropped_by_the_api_server() {
 }
 
 #[test]
+fn a_field_has_its_own_sentence_and_not_that_of_its_type() {
+    let crd = serde_json::to_value(kafkaconsumer::crd()).unwrap();
+    let root = "/spec/versions/0/schema/openAPIV3Schema/properties";
+    for (field, says) in [
+        ("spec/properties/pod/properties/imagePullPolicy", "Kubernetes' own"),
+        ("spec/properties/pod/properties/imagePolicy", "next ones when those are ready"),
+        ("status/properties/protocol", "resolved once"),
+    ] {
+        let schema = crd.pointer(&format!("{root}/{field}")).unwrap();
+        assert!(schema["description"].as_str().unwrap().contains(says), "{field}: {schema}");
+        assert!(schema["enum"].is_array(), "{field}: {schema}");
+    }
+}
+
+#[test]
 fn bounds_of_maps_reach_the_definition() {
     let crd = serde_json::to_value(kafkaconsumer::crd()).unwrap();
     let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";

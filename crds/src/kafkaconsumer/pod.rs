@@ -21,6 +21,8 @@ pub struct Pod {
 
     /// When the image is pulled: `Always`, `IfNotPresent` or `Never`. Default: Kubernetes' own (`IfNotPresent` unless the tag is `latest`).
     #[serde(skip_serializing_if = "Option::is_none")]
+    // Without it the sentence of the type would stand in its place.
+    #[schemars(with = "ImagePullPolicy")]
     pub image_pull_policy: Option<ImagePullPolicy>,
 
     /// Secrets with credentials for the image's registry.

@@ -75,6 +75,8 @@ pub struct KafkaConsumerStatus {
 
     /// The group protocol, resolved once.
     #[serde(skip_serializing_if = "Option::is_none")]
+    // Without it the sentence of the type would stand in its place.
+    #[schemars(with = "GroupProtocol")]
     pub protocol: Option<GroupProtocol>,
 
     /// The Kafka cluster's id.

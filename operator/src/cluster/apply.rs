@@ -25,7 +25,7 @@ use kube::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use sluice_crds::labels;
+use sluice_crds::{KafkaConsumer, labels};
 use tokio::time::Instant;
 
 use super::{
@@ -119,6 +119,20 @@ pub enum Error {
         /// Whose it is.
         owner: String,
     },
+    /// The name belongs to what a consumer of this name left that was deleted.
+    #[error(
+        "{kind} {name} is left from a KafkaConsumer {name_of_owner} that was deleted ({uid}): it is created again when the garbage collector has removed it; if that one was deleted with --cascade=orphan, delete it by hand"
+    )]
+    Left {
+        /// The object's kind.
+        kind: String,
+        /// The object's name.
+        name: String,
+        /// The consumer's name.
+        name_of_owner: String,
+        /// The uid of the consumer that was deleted.
+        uid: String,
+    },
     /// The object was not there when the pass began.
     #[error("{kind} {name} appeared while it was to be created; the next pass looks at it")]
     Appeared {
@@ -136,13 +150,24 @@ pub enum Error {
 }
 
 impl Error {
-    /// The name of an object is taken.
-    pub fn taken<K: Resource<DynamicType = ()>>(kind: &str, there: &K) -> Self {
-        let owner = match there.owner_references().first() {
-            Some(owner) => format!("{} {} ({})", owner.kind, owner.name, owner.uid),
-            None => "nobody that Kubernetes knows".to_owned(),
-        };
-        Self::Taken { kind: kind.to_owned(), name: there.name_any(), owner }
+    /// The name of an object of consumer `id` is taken.
+    pub fn taken<K: Resource<DynamicType = ()>>(kind: &str, there: &K, id: &Identity) -> Self {
+        let (kind, name) = (kind.to_owned(), there.name_any());
+        match there.owner_references().first() {
+            Some(owner) if owner.kind == KafkaConsumer::kind(&()) && owner.name == id.name => {
+                Self::Left { kind, name, name_of_owner: owner.name.clone(), uid: owner.uid.clone() }
+            }
+            Some(owner) => {
+                let owner = format!("{} {} ({})", owner.kind, owner.name, owner.uid);
+                Self::Taken { kind, name, owner }
+            }
+            None => Self::Taken { kind, name, owner: "nobody that Kubernetes knows".to_owned() },
+        }
+    }
+
+    /// Whether it ends when somebody removes an object that no watch shows: then it is looked at more often.
+    pub fn waits_for_removal(&self) -> bool {
+        matches!(self, Self::Taken { .. } | Self::Left { .. })
     }
 
     /// A fixed word for metrics.
@@ -158,7 +183,7 @@ impl Error {
                 _ => "ApiError",
             },
             Self::Api { .. } => "ApiUnreachable",
-            Self::Taken { .. } => "NameTaken",
+            Self::Taken { .. } | Self::Left { .. } => "NameTaken",
             Self::Appeared { .. } => "Appeared",
             Self::Timeout => "Timeout",
             Self::Json(_) => "Build",
@@ -364,7 +389,7 @@ impl Writer<'_> {
                     known.answered(Answer::Ours(there), now);
                     return Err(Error::Appeared { kind, name });
                 }
-                Some(there) => return Err(Error::taken(&kind, &there)),
+                Some(there) => return Err(Error::taken(&kind, &there, self.id)),
             },
         }
         let params = PatchParams::apply(labels::FIELD_MANAGER).force();

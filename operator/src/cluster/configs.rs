@@ -100,7 +100,7 @@ impl Configs<'_> {
         let api = self.api::<ConfigMap>();
         let believed = match api.get_metadata_opt(&name).await.map_err(failed)? {
             Some(there) if is_owned(&there, self.id) => SELDOM,
-            Some(there) => return Err(Error::taken("ConfigMap", &there)),
+            Some(there) => return Err(Error::taken("ConfigMap", &there, self.id)),
             None => {
                 // Without force: what somebody else creates in between is not overwritten.
                 let params = PatchParams::apply(labels::FIELD_MANAGER);

@@ -38,6 +38,8 @@ use crate::{
 
 /// A pass that takes longer is cut off and tried again. Its steps have bounds of their own, together 20 s.
 const PASS: Duration = Duration::from_secs(25);
+/// The longest wait while the name of an object is somebody else's.
+const REMOVAL: Duration = Duration::from_secs(30);
 /// Requests within this time of the first are one.
 const DEBOUNCE: Duration = Duration::from_millis(20);
 
@@ -74,6 +76,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// The longest wait after it.
+    fn longest(&self) -> Duration {
+        match self {
+            // What is in the way is looked for by one GET, and nobody tells when it is gone.
+            Self::Pass(error) if error.waits_for_removal() => REMOVAL,
+            _ => Duration::MAX,
+        }
+    }
+
     fn reason(&self) -> &'static str {
         match self {
             Self::Pass(error) => error.reason(),
@@ -272,7 +283,7 @@ async fn turn(key: Key, passes: Arc<Passes>) -> (Key, Option<Duration>) {
         Err(error) => {
             metrics.pass("error", began.elapsed());
             metrics.error(error.reason());
-            let after = kept.failed(tried, Instant::now());
+            let after = kept.failed(tried, Instant::now(), error.longest());
             let (consumer, again) = (Short(&key.namespace, &key.name), after.as_secs());
             tracing::warn!(%consumer, %error, "a pass failed; it is tried again in {again} s");
             (key, Some(after))
@@ -377,10 +388,10 @@ impl Kept {
         Some(until.saturating_duration_since(now)).filter(|rest| !rest.is_zero())
     }
 
-    fn failed(&self, tried: Tried, now: Instant) -> Duration {
+    fn failed(&self, tried: Tried, now: Instant, longest: Duration) -> Duration {
         let mut waiting = self.lock();
         waiting.failures = waiting.failures.saturating_add(1);
-        let after = backoff::delay(waiting.failures, fastrand::f64());
+        let after = backoff::delay(waiting.failures, fastrand::f64()).min(longest);
         waiting.until = Some(now + after);
         waiting.tried = tried;
         after

@@ -73,6 +73,11 @@ impl Error {
         }
     }
 
+    /// Whether it ends when somebody removes an object that no watch shows.
+    pub fn waits_for_removal(&self) -> bool {
+        matches!(self, Self::Apply(error) if error.waits_for_removal())
+    }
+
     /// Whether the consumer is gone.
     fn is_gone(&self) -> bool {
         match self {

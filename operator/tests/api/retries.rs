@@ -160,3 +160,49 @@ async fn knobs_whose_write_fails_are_not_reported_as_changed_until_they_are() {
     assert_eq!((&written["batchSize"], &written["tuningRevision"]), (&json!(40), &json!(2)));
     assert_eq!(notes(&server), ["batch size 50 → 40"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_becomes_free_is_taken_within_a_minute() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let _operator = start(&server, &kafka);
+    // No label: no watch shows that it is gone.
+    let theirs = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "orders-tuning" },
+    });
+    server.put("configmaps", theirs);
+    server.put("kafkaconsumers", consumer("orders", 3));
+    tokio::time::sleep(Duration::from_secs(1_200)).await;
+    let object = server.get("kafkaconsumers", "orders").unwrap();
+    assert!(is(&object, "Ready", "False", "NameTaken"), "{object:#}");
+    server.delete("configmaps", "orders-tuning");
+    let before = tokio::time::Instant::now();
+    ready(&server, "orders", 3).await;
+    assert!(before.elapsed() < Duration::from_secs(60), "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_deleted_consumer_of_this_name_left_is_waited_for_and_not_called_somebody_elses() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let _operator = start(&server, &kafka);
+    let owner = json!({
+        "apiVersion": "sluice.dev/v1alpha1", "kind": "KafkaConsumer", "name": "orders",
+        "uid": "of-before", "controller": true,
+    });
+    let labels = json!({ "sluice.dev/consumer": "orders" });
+    let left = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "name": "orders-tuning", "labels": labels, "ownerReferences": [owner] },
+    });
+    server.put("configmaps", left);
+    server.put("kafkaconsumers", consumer("orders", 3));
+    let object = server
+        .until("it says so", |s| {
+            let object = s.get("kafkaconsumers", "orders")?;
+            is(&object, "Ready", "False", "NameTaken").then_some(object)
+        })
+        .await;
+    let message = condition(&object, "Ready").unwrap()["message"].to_string();
+    assert!(message.contains("garbage collector"), "{message}");
+    server.delete("configmaps", "orders-tuning");
+    ready(&server, "orders", 3).await;
+}
