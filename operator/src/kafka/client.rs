@@ -386,7 +386,7 @@ unsafe extern "C" fn on_log(
         (
             Shared::of(opaque),
             string(facility).unwrap_or_default(),
-            string(words).unwrap_or_default(),
+            one_line(&string(words).unwrap_or_default()),
         )
     };
     let warns = level <= 4 && {
@@ -407,6 +407,11 @@ unsafe extern "C" fn on_log(
 /// Why there is no connection, as a status may say it.
 pub fn cause(error: Option<&(RDKafkaErrorCode, String)>, spoke_kafka: bool) -> Cause {
     error.map_or(Cause::NoConnection, |(code, words)| Cause::of(*code, words, spoke_kafka))
+}
+
+/// Words for a line of the log: those of a broker may contain line breaks, and would forge lines.
+pub(super) fn one_line(words: &str) -> String {
+    words.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// # Safety

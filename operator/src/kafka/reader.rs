@@ -432,7 +432,8 @@ impl<'a> Reader<'a> {
             Err(failure) => {
                 self.pulse.failed();
                 let question = request.question;
-                tracing::debug!(addresses = self.addresses, ?question, %failure, "not answered");
+                let (addresses, words) = (self.addresses, client::one_line(&failure.words));
+                tracing::debug!(addresses, ?question, words, "not answered");
             }
         }
         match (request.question, answer) {
@@ -521,7 +522,7 @@ impl<'a> Reader<'a> {
             }
             let known = self.topics.remove(&topic.name);
             let state = topics::described(known, &topic, self.limits.partitions);
-            is_behind |= state.is_missing_once();
+            is_behind |= state.is_doubted();
             self.topics.insert(topic.name.clone(), state);
         }
         self.drop_what_nobody_reads();

@@ -11,7 +11,7 @@ use sluice_crds::conditions::reason;
 use super::{
     Limits,
     admin::Admin,
-    errors,
+    client, errors,
     following::{Command, Following},
     port::{ReadError, Unread},
     pulse::Pulse,
@@ -36,7 +36,8 @@ pub(super) fn run(
         let admin = match Admin::new(addresses, group, limits) {
             Ok(admin) => admin,
             Err(error) => {
-                tracing::warn!(addresses, %error, "librdkafka does not take these addresses");
+                let error = client::one_line(&error.to_string());
+                tracing::warn!(addresses, error, "librdkafka does not take these addresses");
                 let error = ReadError {
                     reason: reason::UNREACHABLE,
                     message: format!("{addresses} cannot be used as addresses of brokers"),

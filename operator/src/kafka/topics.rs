@@ -32,8 +32,9 @@ pub struct TopicState {
     pub partitions: Result<Vec<PartitionState>, Option<Failure>>,
     /// How many partitions the broker announced.
     announced: usize,
-    /// Whether one answer has said that the topic does not exist, and none has confirmed it.
-    is_missing_once: bool,
+    /// Whether one answer has said that the topic does not exist, or has fewer partitions than
+    /// known, and none has confirmed it.
+    is_doubted: bool,
     /// When an end last moved, or the topic was found.
     moved_at: Instant,
     /// When its ends of each kind were last read.
@@ -129,12 +130,13 @@ impl TopicState {
 
     /// Whether it is not known, or a broker has said so.
     pub fn is_to_be_described_again(&self) -> bool {
-        self.partitions.is_err() || self.is_missing_once
+        self.partitions.is_err() || self.is_doubted
     }
 
-    /// Whether one answer has said that it does not exist, and none has confirmed it.
-    pub fn is_missing_once(&self) -> bool {
-        self.is_missing_once
+    /// Whether one answer has said that it does not exist, or has fewer partitions than known, and
+    /// none has confirmed it.
+    pub fn is_doubted(&self) -> bool {
+        self.is_doubted
     }
 
     /// Whether it is known not to exist.
@@ -186,7 +188,7 @@ pub fn described(known: Option<TopicState>, topic: &answers::Topic, most: usize)
         id,
         partitions,
         announced: 0,
-        is_missing_once: false,
+        is_doubted: false,
         moved_at: Instant::now(),
         committed_ends_at: None,
         ends_at: None,
@@ -198,7 +200,11 @@ pub fn described(known: Option<TopicState>, topic: &answers::Topic, most: usize)
         Ok((id, leaders)) => {
             let same = known.filter(|k| k.id.as_ref() == Some(id) && k.partitions.is_ok());
             let mut same = same.unwrap_or_else(|| state(name, Some(id.clone()), Ok(Vec::new())));
-            same.is_missing_once = false;
+            // Partitions are only ever added, so a broker that names fewer lags behind.
+            if leaders.len() < same.announced && !same.is_doubted {
+                return TopicState { is_doubted: true, ..same };
+            }
+            same.is_doubted = false;
             if let Ok(partitions) = &mut same.partitions {
                 if same.announced != leaders.len() {
                     (same.moved_at, same.is_touched) = (Instant::now(), true);
@@ -215,12 +221,12 @@ pub fn described(known: Option<TopicState>, topic: &answers::Topic, most: usize)
         Err(failure) => {
             let is_missing = is_missing(failure);
             match known {
-                Some(known) if known.is_missing_once || known.is_missing() || !is_missing => {
+                Some(known) if known.is_doubted || known.is_missing() || !is_missing => {
                     state(name, None, Err(Some(failure.clone())))
                 }
-                Some(known) => TopicState { is_missing_once: true, ..known },
+                Some(known) => TopicState { is_doubted: true, ..known },
                 None if is_missing => {
-                    TopicState { is_missing_once: true, ..state(name, None, Err(None)) }
+                    TopicState { is_doubted: true, ..state(name, None, Err(None)) }
                 }
                 None => state(name, None, Err(Some(failure.clone()))),
             }
@@ -440,7 +446,9 @@ mod tests {
     fn of_a_topic_with_too_many_partitions_only_their_number_is_kept() {
         let mut topic = described(None, &answer(&[1; 11]), 10);
         assert_eq!((topic.count(), topic.partitions().count()), (Some(11), 0));
-        topic = described(Some(topic), &answer(&[1; 10]), 10);
+        for _ in 0..2 {
+            topic = described(Some(topic), &answer(&[1; 10]), 10);
+        }
         assert_eq!((topic.count(), topic.partitions().count()), (Some(10), 10));
         topic.drop_partitions();
         assert_eq!((topic.count(), topic.partitions().count()), (Some(10), 0));
@@ -452,18 +460,33 @@ mod tests {
     fn a_topic_is_missing_when_two_answers_have_said_so() {
         let known = described(None, &answer(&[1]), 10);
         let once = described(Some(known), &missing(), 10);
-        assert!(once.is_missing_once() && once.is_to_be_described_again());
+        assert!(once.is_doubted() && once.is_to_be_described_again());
         assert_eq!(once.count(), Some(1), "what is known stays");
         let back = described(Some(once.clone()), &answer(&[1]), 10);
-        assert!(!back.is_missing_once() && !back.is_to_be_described_again());
+        assert!(!back.is_doubted() && !back.is_to_be_described_again());
         let twice = described(Some(once), &missing(), 10);
         assert_eq!(twice.partitions.unwrap_err().unwrap().code, RDKafkaErrorCode::UnknownTopic);
     }
 
     #[test]
+    fn fewer_partitions_are_believed_when_two_answers_have_said_so() {
+        let known = described(None, &answer(&[1; 4]), 10);
+        let once = described(Some(known), &answer(&[1; 3]), 10);
+        assert!(once.is_to_be_described_again(), "a broker that lags behind knows fewer");
+        assert_eq!((once.count(), once.partitions().count()), (Some(4), 4));
+        let back = described(Some(once.clone()), &answer(&[1; 4]), 10);
+        assert!(!back.is_to_be_described_again() && back.count() == Some(4));
+        let twice = described(Some(once), &answer(&[1; 3]), 10);
+        assert_eq!((twice.count(), twice.partitions().count()), (Some(3), 3));
+        assert!(!twice.is_to_be_described_again());
+        let more = described(Some(twice), &answer(&[1; 5]), 10);
+        assert_eq!(more.count(), Some(5), "more are believed at once");
+    }
+
+    #[test]
     fn one_answer_does_not_make_a_topic_missing_that_was_never_described() {
         let once = described(None, &missing(), 10);
-        assert!(once.is_missing_once() && once.is_to_be_described_again());
+        assert!(once.is_doubted() && once.is_to_be_described_again());
         assert_eq!(once.partitions, Err(None), "there is nothing to say yet");
         let twice = described(Some(once), &missing(), 10);
         assert!(twice.partitions.unwrap_err().is_some());

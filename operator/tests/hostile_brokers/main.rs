@@ -403,3 +403,22 @@ fn what_librdkafka_logs_is_in_the_operator_s_log_and_not_in_the_reading() {
     assert!(line.contains("Connection refused") && line.contains("WARN"), "{line}");
     assert!(!message(&reading).contains("CONNECT"), "{reading:?}");
 }
+
+#[test]
+fn a_name_that_a_broker_announces_forges_no_line_of_the_log() {
+    const NAME: &str = "a_name_that_a_broker_announces_forges_no_line_of_the_log";
+    let Ok(address) = env::var(CHILD) else {
+        let others = vec![(2, "evil\nFORGED".to_owned(), 9_092)];
+        let answers = Answers { partitions: 4, others, leader: |_| 2, ..Answers::default() };
+        return in_a_child(NAME, FakeBroker::start(answers).address);
+    };
+    let log = Log::default();
+    let writer = log.clone();
+    tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).init();
+    let logged = || String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let readers = Readers::default();
+    let followed = Followed::new(&readers, &address);
+    followed.until("the name is logged", |_| logged().contains("FORGED"));
+    let logged = logged();
+    assert!(!logged.lines().any(|line| line.starts_with("FORGED")), "{logged}");
+}
