@@ -35,8 +35,8 @@ fn quoted_after(mark: &str) -> BTreeSet<String> {
 #[test]
 fn every_event_is_documented() {
     let documented = operations();
-    let mut events = quoted_after("Happening::normal(");
-    events.extend(quoted_after("Happening::warning("));
+    let mut events = quoted_after("Event::normal(");
+    events.extend(quoted_after("Event::warning("));
     assert!(events.len() > 10, "{events:?}");
     for event in events {
         assert!(documented.contains(&format!("`{event}`")), "the event {event} is not documented");

@@ -79,7 +79,7 @@ struct Followed {
 
 impl Followed {
     fn new(readers: &Readers, servers: &str, group: &str) -> Self {
-        let (bell, readings) = mpsc::channel();
+        let (on_reading, readings) = mpsc::channel();
         let config = KafkaConfig {
             bootstrap_servers: servers.to_owned(),
             topics: vec![TOPIC.to_owned()],
@@ -88,7 +88,7 @@ impl Followed {
             isolation: Isolation::ReadUncommitted,
             properties: BTreeMap::new(),
         };
-        let group = readers.follow(&config, Arc::new(move || _ = bell.send(())));
+        let group = readers.follow(&config, Arc::new(move || _ = on_reading.send(())));
         Self { group, readings }
     }
 

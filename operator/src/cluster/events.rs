@@ -10,7 +10,7 @@ use std::{
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client,
-    runtime::events::{Event, EventType, Recorder, Reporter},
+    runtime::events::{self, EventType, Recorder, Reporter},
 };
 
 use tokio::sync::Notify;
@@ -29,7 +29,7 @@ pub const CONTROLLER: &str = "sluice-operator";
 
 /// Something that happened to a consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Happening {
+pub struct Event {
     /// Whether somebody should look.
     pub warning: bool,
     /// One CamelCase word.
@@ -40,7 +40,7 @@ pub struct Happening {
     pub note: String,
 }
 
-impl Happening {
+impl Event {
     /// Something ordinary.
     pub fn normal(
         reason: impl Into<Cow<'static, str>>,
@@ -72,7 +72,7 @@ pub struct Publisher {
 }
 
 struct Queue {
-    waiting: Mutex<VecDeque<(Happening, ObjectReference)>>,
+    waiting: Mutex<VecDeque<(Event, ObjectReference)>>,
     changed: Notify,
     metrics: Arc<Metrics>,
 }
@@ -89,12 +89,12 @@ impl Events {
     }
 
     /// Publishes what happened to `object`, soon. Where too many events wait, the oldest is dropped.
-    pub fn publish(&self, happenings: Vec<Happening>, object: &ObjectReference) {
-        for happening in happenings {
-            say(&happening, object);
+    pub fn publish(&self, events: Vec<Event>, object: &ObjectReference) {
+        for event in events {
+            say(&event, object);
             let dropped = {
                 let mut waiting = self.0.lock();
-                waiting.push_back((happening, object.clone()));
+                waiting.push_back((event, object.clone()));
                 (waiting.len() > WAITING).then(|| waiting.pop_front())
             };
             if dropped.is_some() {
@@ -106,11 +106,11 @@ impl Events {
 }
 
 /// What the operator finds is in its log, one line for each transition.
-fn say(happening: &Happening, object: &ObjectReference) {
+fn say(event: &Event, object: &ObjectReference) {
     let word = |word: &Option<String>| word.clone().unwrap_or_default();
     let consumer = format!("{}/{}", word(&object.namespace), word(&object.name));
-    let (reason, note) = (&happening.reason, one_line(&happening.note));
-    if happening.warning {
+    let (reason, note) = (&event.reason, one_line(&event.note));
+    if event.warning {
         tracing::warn!(consumer, %reason, "{note}");
     } else {
         tracing::info!(consumer, %reason, "{note}");
@@ -123,7 +123,7 @@ fn one_line(words: &str) -> String {
 }
 
 impl Queue {
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<(Happening, ObjectReference)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<(Event, ObjectReference)>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -133,8 +133,8 @@ impl Publisher {
     pub async fn run(self, stop: CancellationToken) {
         loop {
             let next = self.queue.lock().pop_front();
-            if let Some((happening, object)) = next {
-                self.send(&happening, &object).await;
+            if let Some((event, object)) = next {
+                self.send(&event, &object).await;
                 continue;
             }
             tokio::select! {
@@ -144,21 +144,21 @@ impl Publisher {
         }
     }
 
-    async fn send(&self, happening: &Happening, object: &ObjectReference) {
+    async fn send(&self, event: &Event, object: &ObjectReference) {
         // kube's Recorder takes events of one action and reason for one series and repeats the first one's note, so that
         // "3 to 5 pods" would appear as "1 to 3 pods" for six minutes. A recorder of its own for each event has no memory to
         // do that with; that the same is not said twice is the business of the transitions.
         let reporter =
             Reporter { controller: CONTROLLER.to_owned(), instance: self.instance.clone() };
-        let event = Event {
-            type_: if happening.warning { EventType::Warning } else { EventType::Normal },
-            reason: happening.reason.clone().into_owned(),
-            action: happening.action.to_owned(),
-            note: Some(shorten(&happening.note, NOTE)),
+        let published = events::Event {
+            type_: if event.warning { EventType::Warning } else { EventType::Normal },
+            reason: event.reason.clone().into_owned(),
+            action: event.action.to_owned(),
+            note: Some(shorten(&event.note, NOTE)),
             secondary: None,
         };
         let recorder = Recorder::new(self.client.clone(), reporter);
-        let error = match tokio::time::timeout(SEND, recorder.publish(&event, object)).await {
+        let error = match tokio::time::timeout(SEND, recorder.publish(&published, object)).await {
             Ok(Ok(())) => None,
             // A create that was repeated after a lost answer is there already (kube retries a POST too).
             Ok(Err(kube::Error::Api(status))) if status.is_already_exists() => None,
@@ -169,7 +169,7 @@ impl Publisher {
             None => self.queue.metrics.write("Event"),
             Some(error) => {
                 self.queue.metrics.event_failed();
-                tracing::warn!(error, reason = %happening.reason, "an event cannot be published");
+                tracing::warn!(error, reason = %event.reason, "an event cannot be published");
             }
         }
     }
@@ -205,7 +205,7 @@ mod tests {
         let object = ObjectReference { namespace: Some("shop".into()), ..Default::default() };
         for number in 0..WAITING + 7 {
             let note = format!("event {number}");
-            events.publish(vec![Happening::normal("ScaledUp", "Scale", note)], &object);
+            events.publish(vec![Event::normal("ScaledUp", "Scale", note)], &object);
         }
         assert_eq!(events.0.lock().len(), WAITING);
         assert_eq!(events.0.lock().front().unwrap().0.note, "event 7");

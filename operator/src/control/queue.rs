@@ -23,7 +23,7 @@ use super::health::Health;
 use super::schedule::{Key, Schedule};
 use crate::{
     cluster::{
-        events::Happening,
+        events::Event,
         watch::{Guarded, Request, Scope, Stores},
     },
     identity::Identity,
@@ -368,11 +368,11 @@ impl Passes {
             "this object cannot be read by this version of the operator: {}",
             invalid.error
         );
-        let happening = Happening::warning(reason::INVALID_SPEC, "Read", note);
+        let event = Event::warning(reason::INVALID_SPEC, "Read", note);
         let shared = &self.context.shared;
         // What was shown of it while it could be read is no longer so.
         shared.metrics.forget(&identity(&ObjectRef::from_obj(object), &kept.uid));
-        shared.events.publish(vec![happening], &object.object_ref(&()));
+        shared.events.publish(vec![event], &object.object_ref(&()));
     }
 }
 

@@ -48,8 +48,8 @@ pub struct Context {
 }
 
 impl Context {
-    /// What rings when a consumer has a new reading: it asks for a pass.
-    pub fn bell(&self, id: &Identity) -> OnReading {
+    /// What is called when a consumer has a new reading: it asks for a pass.
+    pub fn on_reading(&self, id: &Identity) -> OnReading {
         Arc::new(self.waker(&id.namespace, &id.name))
     }
 

@@ -98,12 +98,12 @@ impl Memory {
         self.starting = Starting::default();
     }
 
-    /// The group of `what`; `bell` rings when there is a new reading.
+    /// The group of `what`; `on_reading` is called when there is a new reading.
     pub fn follow(
         &mut self,
         what: &KafkaConfig,
         kafka: &dyn Kafka,
-        bell: impl FnOnce() -> OnReading,
+        on_reading: impl FnOnce() -> OnReading,
     ) -> Arc<dyn Group> {
         // The pods' own settings are no business of the readers'.
         let what = KafkaConfig {
@@ -119,7 +119,7 @@ impl Memory {
         // What was learnt of other topics, or of another group, says nothing of these.
         (self.readings, self.learnt) = (Readings::default(), None);
         self.members = None;
-        let group = kafka.follow(&what, bell());
+        let group = kafka.follow(&what, on_reading());
         self.followed = Some(Followed { what, group: Arc::clone(&group) });
         group
     }

@@ -192,7 +192,7 @@ async fn steps(
     };
     let ring = || -> Ring { Box::new(context.waker(&id.namespace, &id.name)) };
     let valid = shared.rollouts.turn(valid, children.deployment.as_deref(), ring);
-    let group = memory.follow(&valid.kafka, &*shared.kafka, || context.bell(&id));
+    let group = memory.follow(&valid.kafka, &*shared.kafka, || context.on_reading(&id));
     let reading = group.reading();
     memory.see_members(&reading, &id.member_suffix(), now.instant);
     let situation = Situation { consumer: &valid, children: &children, reading: &reading };

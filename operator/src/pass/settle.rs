@@ -13,7 +13,7 @@ use super::{
     starting::{Committing, Progress, Starting},
     validate::Validated,
 };
-use crate::{cluster::events::Happening, identity::Identity};
+use crate::{cluster::events::Event, identity::Identity};
 
 /// Why a consumer may not touch its group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct Gate {
     /// Whether pods may start.
     pub opening: Opening,
     /// What was done.
-    pub events: Vec<Happening>,
+    pub events: Vec<Event>,
     /// When to try again what failed.
     pub again: Option<Duration>,
 }
@@ -162,21 +162,21 @@ fn prepare<Start, Ring>(
     };
 }
 
-fn events(v: &Validated, commit: &Commit) -> Vec<Happening> {
-    let mut happenings = Vec::new();
+fn events(v: &Validated, commit: &Commit) -> Vec<Event> {
+    let mut events = Vec::new();
     if commit.restored > 0 {
         let note = format!(
             "the broker had expired the offsets of {} partitions; they are restored as they were kept",
             commit.restored
         );
-        happenings.push(Happening::warning("OffsetsRestored", "Start", note));
+        events.push(Event::warning("OffsetsRestored", "Start", note));
     }
     if commit.discarded > 0 {
         let note = format!(
             "{} partitions begin anew ({:?}): their topic or cluster is another than when their offsets were kept",
             commit.discarded, v.start_from
         );
-        happenings.push(Happening::warning("OffsetsDiscarded", "Start", note));
+        events.push(Event::warning("OffsetsDiscarded", "Start", note));
     }
     let fresh = commit.started - commit.discarded;
     if fresh > 0 {
@@ -184,7 +184,7 @@ fn events(v: &Validated, commit: &Commit) -> Vec<Happening> {
             "group {} begins at {:?} in {fresh} partitions",
             v.kafka.group_id, v.start_from
         );
-        happenings.push(Happening::normal("StartResolved", "Start", note));
+        events.push(Event::normal("StartResolved", "Start", note));
     }
-    happenings
+    events
 }

@@ -16,7 +16,7 @@ struct State {
     reading: Reading,
     /// Readings of groups that have one of their own.
     own: BTreeMap<String, Reading>,
-    bells: Vec<(String, OnReading)>,
+    listeners: Vec<(String, OnReading)>,
     commits: Vec<(String, i32, i64)>,
     /// What each group has committed, where the snapshot says that there is none.
     committed: BTreeMap<(String, TopicPartition), i64>,
@@ -37,13 +37,13 @@ impl FakeKafka {
 
     /// Changes what is read, and tells those who follow.
     pub fn set(&self, change: impl FnOnce(&mut Reading)) {
-        let bells = {
+        let listeners = {
             let mut state = self.0.lock().unwrap();
             change(&mut state.reading);
-            state.bells.clone()
+            state.listeners.clone()
         };
-        for (_, bell) in bells {
-            bell();
+        for (_, on_reading) in listeners {
+            on_reading();
         }
     }
 
@@ -61,14 +61,19 @@ impl FakeKafka {
 
     /// Changes what is read of one group alone, and tells those who follow it.
     pub fn set_of(&self, group: &str, change: impl FnOnce(&mut Reading)) {
-        let bells: Vec<_> = {
+        let listeners: Vec<_> = {
             let mut state = self.0.lock().unwrap();
             let all = state.reading.clone();
             change(state.own.entry(group.to_owned()).or_insert(all));
-            state.bells.iter().filter(|(of, _)| of == group).map(|(_, bell)| bell.clone()).collect()
+            state
+                .listeners
+                .iter()
+                .filter(|(of, _)| of == group)
+                .map(|(_, on_reading)| on_reading.clone())
+                .collect()
         };
-        for bell in bells {
-            bell();
+        for on_reading in listeners {
+            on_reading();
         }
     }
 
@@ -88,7 +93,7 @@ impl FakeKafka {
 
     /// Groups that are followed.
     pub fn followed(&self) -> Vec<String> {
-        self.0.lock().unwrap().bells.iter().map(|(group, _)| group.clone()).collect()
+        self.0.lock().unwrap().listeners.iter().map(|(group, _)| group.clone()).collect()
     }
 }
 
@@ -119,8 +124,8 @@ pub fn reading(partitions: i32) -> Reading {
 struct FakeGroup(FakeKafka, String);
 
 impl Kafka for FakeKafka {
-    fn follow(&self, what: &KafkaConfig, bell: OnReading) -> Arc<dyn Group> {
-        self.0.lock().unwrap().bells.push((what.group_id.clone(), bell));
+    fn follow(&self, what: &KafkaConfig, on_reading: OnReading) -> Arc<dyn Group> {
+        self.0.lock().unwrap().listeners.push((what.group_id.clone(), on_reading));
         Arc::new(FakeGroup(self.clone(), what.group_id.clone()))
     }
 
@@ -167,8 +172,8 @@ impl Drop for FakeGroup {
     fn drop(&mut self) {
         // Another may follow the same group by now: only one of them has gone.
         let mut state = self.0.0.lock().unwrap();
-        if let Some(at) = state.bells.iter().position(|(group, _)| *group == self.1) {
-            state.bells.remove(at);
+        if let Some(at) = state.listeners.iter().position(|(group, _)| *group == self.1) {
+            state.listeners.remove(at);
         }
     }
 }

@@ -25,7 +25,7 @@ use self::{
 use crate::{
     cluster::{
         children::{self, Children},
-        events::Happening,
+        events::Event,
     },
     identity::Identity,
     pass::{Moment, Outcome, context::Context, memory::Memory},
@@ -118,7 +118,7 @@ struct Change {
 async fn write(
     consumer: &KafkaConsumer,
     change: Change,
-    done: &[Happening],
+    done: &[Event],
     context: &Context,
     memory: &mut Memory,
     now: Moment,
@@ -133,7 +133,7 @@ async fn write(
         rest = rest.map(|rest| rest.max(memory.small_writes.rest(now.instant)));
     }
     let due = rest.is_some_and(|rest| rest.is_zero()) || !done.is_empty();
-    let mut happenings = done.to_vec();
+    let mut events = done.to_vec();
     if due && memory.status.may() {
         // What cannot be written is counted there; a consumer that is gone needs no status.
         if let Ok(answer) = writer::write(consumer, &next, context, &mut memory.status).await {
@@ -143,11 +143,11 @@ async fn write(
                 memory.small_writes.spend(now.instant);
             }
             memory.obstructed = transitions::is_obstructed(&next).unwrap_or(memory.obstructed);
-            happenings.extend(transitions::between(&last, &next, cause));
+            events.extend(transitions::between(&last, &next, cause));
         }
     }
-    if !happenings.is_empty() {
-        shared.events.publish(happenings, &consumer.object_ref(&()));
+    if !events.is_empty() {
+        shared.events.publish(events, &consumer.object_ref(&()));
     }
     rest.filter(|_| !due)
 }

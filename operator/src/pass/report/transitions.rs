@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use sluice_crds::{KafkaConsumerStatus, conditions, conditions::reason};
 
 use super::conditions::get;
-use crate::cluster::events::Happening;
+use crate::cluster::events::Event;
 
 /// What the two statuses do not tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,14 +19,10 @@ pub struct Cause {
 }
 
 /// The events of a change from the status that was last written to the next.
-pub fn between(
-    last: &KafkaConsumerStatus,
-    next: &KafkaConsumerStatus,
-    cause: Cause,
-) -> Vec<Happening> {
-    let mut happenings = Vec::new();
-    happenings.extend(pods(last, next, cause));
-    happenings.extend(knobs(last, next));
+pub fn between(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus, cause: Cause) -> Vec<Event> {
+    let mut events = Vec::new();
+    events.extend(pods(last, next, cause));
+    events.extend(knobs(last, next));
     for type_ in [
         conditions::READY,
         conditions::KAFKA_REACHABLE,
@@ -35,9 +31,9 @@ pub fn between(
         conditions::GROUP_CONFLICT,
         conditions::CONTESTED,
     ] {
-        happenings.extend(condition(last, next, type_, cause));
+        events.extend(condition(last, next, type_, cause));
     }
-    happenings
+    events
 }
 
 /// Whether something is in the way of the pods, by the reason of `Ready`; `None` where it does not tell.
@@ -49,27 +45,27 @@ pub fn is_obstructed(status: &KafkaConsumerStatus) -> Option<bool> {
     }
 }
 
-fn pods(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus, cause: Cause) -> Option<Happening> {
+fn pods(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus, cause: Cause) -> Option<Event> {
     let (from, to) = (last.desired_replicas.unwrap_or(0), next.desired_replicas?);
     let change = format!("{from} → {to} {}", if to == 1 { "pod" } else { "pods" });
     if cause.created && from > 0 {
         let note = "the Deployment was deleted by somebody else; it is created again";
-        return Some(Happening::warning("DeploymentRecreated", "Apply", note));
+        return Some(Event::warning("DeploymentRecreated", "Apply", note));
     }
     if to != from && cause.written.is_some_and(|written| written != to) {
         let note = format!("{change}: somebody else wrote the Deployment's replicas");
-        return Some(Happening::warning("ReplicasChanged", "Observe", note));
+        return Some(Event::warning("ReplicasChanged", "Observe", note));
     }
     let why = next.decision.as_ref().map(|d| format!(": {}", d.message)).unwrap_or_default();
     let note = format!("{change}{why}");
     match to.cmp(&from) {
-        std::cmp::Ordering::Greater => Some(Happening::normal("ScaledUp", "Scale", note)),
-        std::cmp::Ordering::Less => Some(Happening::normal("ScaledDown", "Scale", note)),
+        std::cmp::Ordering::Greater => Some(Event::normal("ScaledUp", "Scale", note)),
+        std::cmp::Ordering::Less => Some(Event::normal("ScaledDown", "Scale", note)),
         std::cmp::Ordering::Equal => None,
     }
 }
 
-fn knobs(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus) -> Option<Happening> {
+fn knobs(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus) -> Option<Event> {
     // The first knobs are no change.
     last.tuning_revision?;
     let mut changes = Vec::new();
@@ -90,7 +86,7 @@ fn knobs(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus) -> Option<Happe
     let message = next.decision.as_ref().and_then(|decision| decision.knobs_message.clone());
     // The sentence of another change, one that was not written, is not the reason of this one.
     let note = message.filter(|message| message.starts_with(&format!("{change}: ")));
-    Some(Happening::normal("KnobsChanged", "Tune", note.unwrap_or(change)))
+    Some(Event::normal("KnobsChanged", "Tune", note.unwrap_or(change)))
 }
 
 fn condition(
@@ -98,7 +94,7 @@ fn condition(
     next: &KafkaConsumerStatus,
     type_: &str,
     cause: Cause,
-) -> Option<Happening> {
+) -> Option<Event> {
     let find =
         |status: &KafkaConsumerStatus| status.conditions.iter().find(|c| c.type_ == type_).cloned();
     let (old, new) = (find(last), find(next)?);
@@ -110,39 +106,33 @@ fn condition(
     match type_ {
         conditions::READY => ready(&new, cause),
         conditions::KAFKA_REACHABLE => match (was, is) {
-            (_, Some(false)) => Some(Happening::warning(new.reason, "Read", new.message)),
-            (Some(false), Some(true)) => {
-                Some(Happening::normal("KafkaRecovered", "Read", new.message))
-            }
+            (_, Some(false)) => Some(Event::warning(new.reason, "Read", new.message)),
+            (Some(false), Some(true)) => Some(Event::normal("KafkaRecovered", "Read", new.message)),
             _ => None,
         },
         conditions::SCALING_LIMITED => match (was, is) {
-            (_, Some(true)) => Some(Happening::normal("ScalingLimited", "Plan", new.message)),
+            (_, Some(true)) => Some(Event::normal("ScalingLimited", "Plan", new.message)),
             (Some(true), Some(false)) => {
-                Some(Happening::normal("ScalingUnlimited", "Plan", new.message))
+                Some(Event::normal("ScalingUnlimited", "Plan", new.message))
             }
             _ => None,
         },
         conditions::SCALING_ACTIVE => match (was, is) {
             (_, Some(false)) if new.reason == reason::LAG_UNKNOWN => {
-                Some(Happening::warning("ScalingStopped", "Plan", new.message))
+                Some(Event::warning("ScalingStopped", "Plan", new.message))
             }
-            (Some(false), Some(true)) => {
-                Some(Happening::normal("ScalingResumed", "Plan", new.message))
-            }
+            (Some(false), Some(true)) => Some(Event::normal("ScalingResumed", "Plan", new.message)),
             _ => None,
         },
         conditions::CONTESTED => match (was, is) {
-            (_, Some(true)) => Some(Happening::warning("Contested", "Apply", new.message)),
-            (Some(true), Some(false)) => {
-                Some(Happening::normal("ContestEnded", "Apply", new.message))
-            }
+            (_, Some(true)) => Some(Event::warning("Contested", "Apply", new.message)),
+            (Some(true), Some(false)) => Some(Event::normal("ContestEnded", "Apply", new.message)),
             _ => None,
         },
         _ => match (was, is) {
-            (_, Some(true)) => Some(Happening::warning("GroupConflict", "Claim", new.message)),
+            (_, Some(true)) => Some(Event::warning("GroupConflict", "Claim", new.message)),
             (Some(true), Some(false)) => {
-                Some(Happening::normal("GroupConflictResolved", "Claim", new.message))
+                Some(Event::normal("GroupConflictResolved", "Claim", new.message))
             }
             _ => None,
         },
@@ -161,12 +151,12 @@ const OBSTACLES: [&str; 6] = [
 
 /// Pods that start and stop are the ordinary course; what stands in their way is not, and its end is reported however
 /// many steps the pods take to get there.
-fn ready(new: &Condition, cause: Cause) -> Option<Happening> {
+fn ready(new: &Condition, cause: Cause) -> Option<Event> {
     if OBSTACLES.contains(&new.reason.as_str()) {
-        return Some(Happening::warning(new.reason.clone(), "Observe", new.message.clone()));
+        return Some(Event::warning(new.reason.clone(), "Observe", new.message.clone()));
     }
     let recovered = cause.obstructed && new.status == "True";
-    recovered.then(|| Happening::normal("Recovered", "Observe", new.message.clone()))
+    recovered.then(|| Event::normal("Recovered", "Observe", new.message.clone()))
 }
 
 #[cfg(test)]
@@ -192,8 +182,8 @@ mod tests {
     }
 
     fn told(last: &KafkaConsumerStatus, next: &KafkaConsumerStatus) -> Vec<(String, String)> {
-        let happenings = between(last, next, Cause::default());
-        happenings.into_iter().map(|h| (h.reason.into_owned(), h.note)).collect()
+        let events = between(last, next, Cause::default());
+        events.into_iter().map(|h| (h.reason.into_owned(), h.note)).collect()
     }
 
     #[test]
