@@ -84,6 +84,15 @@ pub fn is_refusal(failure: &Failure) -> bool {
     )
 }
 
+/// Whether another broker is to be asked for a group.
+pub fn is_search(failure: &Failure) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        failure.code,
+        Code::NotCoordinator | Code::CoordinatorNotAvailable | Code::CoordinatorLoadInProgress
+    )
+}
+
 /// Whether nobody answered, rather than somebody with an error.
 pub fn is_transport(failure: &Failure) -> bool {
     use RDKafkaErrorCode as Code;

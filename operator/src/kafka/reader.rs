@@ -356,10 +356,9 @@ impl<'a> Reader<'a> {
     fn ask_of_group(&mut self, following: &Following) {
         let (group, what) = (following.id(), following.what());
         let state = self.states.entry(group).or_default();
-        let (offsets_due, members_due) = (
-            state.is_due(group, Instant::now()),
-            state.members_are_due() && following.members_wanted(),
-        );
+        let now = Instant::now();
+        let offsets_due = state.is_due(group, now);
+        let members_due = state.members_are_due(now) && following.members_wanted();
         let Some(broker) = state.coordinator.broker(&self.brokers) else { return };
         if offsets_due {
             let known = what.topics.iter().filter_map(|name| self.topics.get(name));
@@ -498,10 +497,9 @@ impl<'a> Reader<'a> {
                     state.take_members(description, now);
                 }
             }
-            (Question::Members { group }, Err(_)) => {
+            (Question::Members { group }, Err(failure)) => {
                 if let Some(state) = self.states.get_mut(&group) {
-                    // Another broker may coordinate it by now: the offsets find that out.
-                    state.read_at = None;
+                    state.members_not_read(&failure, Instant::now());
                 }
             }
             (_, Err(_)) => {}

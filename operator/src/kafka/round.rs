@@ -15,7 +15,10 @@ use sluice_planner::snapshot::{
 use super::{
     answers::{self, Failure, GroupDescription, PartitionOffset},
     brokers::Search,
-    errors::{commits_error, ends_error, metadata_error, too_many_members, topic_error},
+    errors::{
+        commits_error, ends_error, is_search, is_transport, metadata_error, too_many_members,
+        topic_error,
+    },
     port::{ReadError, Unread},
     topics::TopicState,
 };
@@ -67,6 +70,8 @@ pub struct GroupState {
     expired_at: Option<Instant>,
     /// When its members were last read.
     members_at: Option<Instant>,
+    /// When a broker last refused to tell them.
+    members_refused_at: Option<Instant>,
     /// Who coordinates it.
     pub coordinator: Search,
     /// Why its offsets could not be read.
@@ -100,8 +105,19 @@ impl GroupState {
     }
 
     /// Whether its members, where they are wanted, are to be read in this round.
-    pub fn members_are_due(&self) -> bool {
-        self.members_at.is_none_or(|at| at.elapsed() >= Duration::from_secs(1))
+    pub fn members_are_due(&self, now: Instant) -> bool {
+        let older = |at: Option<Instant>, than| at.is_none_or(|at| now.duration_since(at) >= than);
+        older(self.members_refused_at, REFUSED) && older(self.members_at, Duration::from_secs(1))
+    }
+
+    /// Notes that the members could not be read. Another broker may coordinate the group by now,
+    /// which its offsets find out; a broker that does not tell members is asked less often.
+    pub fn members_not_read(&mut self, failure: &Failure, now: Instant) {
+        if is_transport(failure) || is_search(failure) {
+            self.read_at = None;
+        } else {
+            self.members_refused_at = Some(now);
+        }
     }
 
     /// Whether there is something to publish.
@@ -174,7 +190,7 @@ impl GroupState {
 
     /// Takes the members in that were read at `now`.
     pub fn take_members(&mut self, description: GroupDescription, now: Millis) {
-        self.members_at = Some(Instant::now());
+        (self.members_at, self.members_refused_at) = (Some(Instant::now()), None);
         (self.is_touched, self.is_new) = (true, true);
         self.members_failed = description.is_cut.then(too_many_members);
         if description.is_cut {
@@ -369,6 +385,23 @@ mod tests {
         group.coordinator.found(broker);
         take(&mut group, committed(7, None));
         assert!(group.failed.is_none() && group.is_due(0, Instant::now()), "it is allowed by now");
+    }
+
+    #[test]
+    fn members_that_are_refused_are_asked_for_less_often_and_the_offsets_no_more_often() {
+        let (mut group, begin) = (GroupState::default(), Instant::now());
+        take(&mut group, committed(7, None));
+        let failure = |code| Failure { code, words: String::new() };
+        let due = |group: &GroupState, second: u32| {
+            let now = begin + second * SECOND;
+            (group.members_are_due(now), group.read_at.is_none())
+        };
+        assert_eq!(due(&group, 1), (true, false));
+        group.members_not_read(&failure(RDKafkaErrorCode::GroupAuthorizationFailed), begin);
+        assert_eq!((due(&group, 9), due(&group, 10)), ((false, false), (true, false)));
+        group.members_refused_at = None;
+        group.members_not_read(&failure(RDKafkaErrorCode::NotCoordinator), begin);
+        assert_eq!(due(&group, 1), (true, true), "the offsets look for the coordinator");
     }
 
     #[test]
