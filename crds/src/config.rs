@@ -183,7 +183,8 @@ mod tests {
         assert_eq!(needs(&config()), Some((3, "handler.log")));
         let plain = ConsumerConfig { handler: Handler::default(), ..config() };
         assert_eq!(needs(&plain), None);
-        assert!(SINCE.iter().all(|since| (FIRST + 1..=VERSION).contains(&since.format)));
+        let newest = SINCE.iter().map(|since| since.format).max();
+        assert_eq!(newest.unwrap_or(FIRST), VERSION, "a format without a field of its own");
     }
 
     #[test]

@@ -127,12 +127,11 @@ fn a_field_has_its_own_sentence_and_not_that_of_its_type() {
 fn bounds_of_maps_reach_the_definition() {
     let crd = serde_json::to_value(kafkaconsumer::crd()).unwrap();
     let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";
-    for (field, entries) in [("handler/properties/http/properties/headers", 32)] {
-        let schema = crd.pointer(&format!("{spec}/{field}")).unwrap();
-        assert_eq!(schema["maxProperties"], entries, "{field}: {schema}");
-        assert_eq!(schema["additionalProperties"]["maxLength"], 1024, "{field}: {schema}");
-        assert!(schema["description"].is_string(), "{field}: {schema}");
-    }
+    let headers = format!("{spec}/handler/properties/http/properties/headers");
+    let schema = crd.pointer(&headers).unwrap();
+    assert_eq!(schema["maxProperties"], 32, "{schema}");
+    assert_eq!(schema["additionalProperties"]["maxLength"], 1024, "{schema}");
+    assert!(schema["description"].is_string(), "{schema}");
 }
 
 #[test]

@@ -416,3 +416,24 @@ async fn a_group_is_called_the_consumers_alone_only_after_its_members_were_read(
     let object = server.get("kafkaconsumers", "orders").unwrap_or(object);
     assert!(is(&object, "GroupConflict", "True", "TakenOver"), "{object:#}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_that_somebody_asks_of_the_deployment_is_left_to_it() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let _operator = start(&server, &kafka);
+    server.put("kafkaconsumers", consumer("orders", 3));
+    ready(&server, "orders", 3).await;
+    quiet().await;
+    server.take_calls();
+    // What `kubectl rollout restart` writes.
+    let restarted = "/spec/template/metadata/annotations/kubectl.kubernetes.io~1restartedAt";
+    server.edit("deployments", "orders", |object| {
+        let annotations = &mut object["spec"]["template"]["metadata"]["annotations"];
+        annotations["kubectl.kubernetes.io/restartedAt"] = json!("2026-01-01T00:00:00Z");
+    });
+    quiet().await;
+    let deployment = server.get("deployments", "orders").unwrap();
+    assert!(deployment.pointer(restarted).is_some(), "{deployment:#}");
+    let writes = server.writes();
+    assert!(writes.iter().all(|c| c.path.ends_with("/status")), "{writes:?}");
+}
