@@ -48,10 +48,8 @@ fn start_with(server: &Server, kafka: &FakeKafka, more: &[&str]) -> Operator {
     // A port that is free now; the operator binds it again a moment later.
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let listen = address.to_string();
-    let image: &[&str] = match more.contains(&"--consumer-image") {
-        true => &[],
-        false => &["--consumer-image", "sluice/consumer:1"],
-    };
+    let named = more.contains(&"--consumer-image");
+    let image: &[&str] = if named { &[] } else { &["--consumer-image", "sluice/consumer:1"] };
     let fixed = ["op", "--listen", &listen];
     let args = Args::try_parse_from(fixed.iter().chain(image).chain(more)).unwrap();
     let stop = CancellationToken::new();
