@@ -11,7 +11,14 @@
 //! readers. Only its own process is measured, so the figures hold none of the brokers' or the API
 //! server's cost. It is measured twice: when all consumers have settled, and again when the topics
 //! have been idle for more than five minutes, after which they are read less often.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::expect_used, dead_code)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    clippy::too_many_lines,
+    dead_code
+)]
 
 #[path = "../tests/api/server.rs"]
 mod server;

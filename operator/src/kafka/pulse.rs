@@ -24,6 +24,11 @@ pub fn restarts() -> u64 {
     RESTARTS.load(Ordering::Relaxed)
 }
 
+/// A request failed.
+pub fn request_failed() {
+    FAILURES.fetch_add(1, Ordering::Relaxed);
+}
+
 /// A thread is started again.
 pub fn restarted() {
     RESTARTS.fetch_add(1, Ordering::Relaxed);
@@ -82,11 +87,6 @@ impl Pulse {
     /// Whether another thread has taken its place.
     pub fn is_abandoned(&self) -> bool {
         self.is_abandoned.load(Ordering::SeqCst)
-    }
-
-    /// A request failed.
-    pub fn failed(&self) {
-        FAILURES.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A round ended that took so long; the next one follows after `interval`. One of a thread that

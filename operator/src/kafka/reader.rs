@@ -24,7 +24,7 @@ use super::{
     following::{Command, Commit, Following},
     pace::Pace,
     port::ReadError,
-    pulse::Pulse,
+    pulse::{self, Pulse},
     requests::{PartitionList, Question, Requests},
     round::{self, GroupState},
     topics::{self, LeaderQueries, TopicState},
@@ -429,7 +429,7 @@ impl<'a> Reader<'a> {
             }
             Ok(_) => {}
             Err(failure) => {
-                self.pulse.failed();
+                pulse::request_failed();
                 let question = request.question;
                 let (addresses, words) = (self.addresses, client::one_line(&failure.words));
                 tracing::debug!(addresses, ?question, words, "not answered");

@@ -14,7 +14,7 @@ use super::{
     client, errors,
     following::{Command, Following},
     port::{ReadError, Unread},
-    pulse::Pulse,
+    pulse::{self, Pulse},
     reader::{End, Reader},
 };
 
@@ -51,7 +51,7 @@ pub(super) fn run(
         match reader.read() {
             End::Dropped => return,
             End::TooManyBrokers => {
-                pulse.failed();
+                pulse::request_failed();
                 groups = std::mem::take(&mut reader.groups);
                 // This closes the client, and with it every connection and thread.
                 drop(reader);

@@ -172,7 +172,7 @@ fn no_call_names_more_partitions_than_librdkafka_can_merge_and_all_are_read() {
 fn a_group_that_may_not_be_read_neither_blocks_nor_slows_the_others() {
     let group = |name: &str| match name {
         "secret" => fake_broker::Group { error: 30, ..Default::default() },
-        _ => Default::default(),
+        _ => fake_broker::Group::default(),
     };
     let broker = FakeBroker::start(Answers { partitions: 4, group, ..Answers::default() });
     let readers = Readers::default();
@@ -211,7 +211,7 @@ fn two_expired_groups_of_one_topic_do_not_keep_its_starts_from_being_read() {
 fn a_search_for_a_coordinator_holds_up_no_other_group() {
     let group = |name: &str| match name {
         "lost" => fake_broker::Group { error: 16, ..Default::default() },
-        _ => Default::default(),
+        _ => fake_broker::Group::default(),
     };
     let answers = Answers { partitions: 4, hides_brokers: true, group, ..Answers::default() };
     let broker = FakeBroker::start(answers);
