@@ -20,7 +20,7 @@ use sluice_crds::labels;
 use tokio::time::Instant;
 
 use crate::{
-    cluster::{apply::Error, children::is_owned},
+    cluster::{children::is_owned, refusal::Error},
     identity::Identity,
     metrics::Metrics,
 };

@@ -7,6 +7,7 @@ pub mod configs;
 pub mod contest;
 pub mod difference;
 pub mod events;
+pub mod refusal;
 pub mod schema;
 pub mod watch;
 pub mod watches;

@@ -37,9 +37,10 @@ use self::{
 };
 use crate::{
     cluster::{
-        apply::{self, Applied, Pods, Writer},
+        apply::{Applied, Pods, Writer},
         children::{self, Children, Observer},
         configs::Configs,
+        refusal,
     },
     identity::{Identity, Incomplete},
     kafka::port::Reading,
@@ -59,7 +60,7 @@ pub enum Error {
     Build(#[from] build::Error),
     /// The objects could not be written.
     #[error(transparent)]
-    Apply(#[from] apply::Error),
+    Apply(#[from] refusal::Error),
 }
 
 impl Error {
