@@ -123,10 +123,11 @@ fn play(
     test: fn(Arc<World>) -> futures::future::BoxFuture<'static, anyhow::Result<()>>,
 ) -> Result<(), Failed> {
     let outcome = runtime.block_on(async {
-        match tokio::time::timeout(LIMIT, tokio::spawn(test(world.clone()))).await {
+        let limit = LIMIT + others::hold();
+        match tokio::time::timeout(limit, tokio::spawn(test(world.clone()))).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(panicked)) => Err(anyhow::anyhow!("the test panicked: {panicked}")),
-            Err(_) => Err(anyhow::anyhow!("the test did not end within {LIMIT:?}")),
+            Err(_) => Err(anyhow::anyhow!("the test did not end within {limit:?}")),
         }
     });
     outcome.map_err(|error| {

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 const SOON: Duration = Duration::from_secs(40);
 
 /// How long nothing may happen to the pods, seconds; `SLUICE_E2E_HOLD=300` for a proof by hand.
-fn hold() -> Duration {
+pub fn hold() -> Duration {
     let given = env::var("SLUICE_E2E_HOLD").ok().and_then(|seconds| seconds.parse().ok());
     Duration::from_secs(given.unwrap_or(20))
 }
