@@ -486,7 +486,7 @@ impl<'a> Reader<'a> {
                 if let Some(state) = self.states.get_mut(&group) {
                     state.coordinator.found(broker);
                     self.broker_search.found();
-                    state.take_offsets(offsets, request.asked, now);
+                    state.take_offsets(offsets, &request.partitions, request.asked, now);
                 }
             }
             (Question::Offsets { group, broker, .. }, Err(failure)) => {
@@ -581,6 +581,10 @@ impl<'a> Reader<'a> {
     }
 
     fn commit(&mut self, commit: Commit) {
+        // Nobody waits any more: the consumer is gone, follows another group, or has tried again.
+        if commit.answer.is_closed() {
+            return;
+        }
         let list: Vec<(&str, i32, i64)> =
             commit.offsets.iter().map(|(id, offset)| (&*id.topic, id.partition, *offset)).collect();
         let group = &commit.following.what().group_id;

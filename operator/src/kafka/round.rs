@@ -20,6 +20,7 @@ use super::{
         topic_error,
     },
     port::{ReadError, Unread},
+    requests::Partitions,
     topics::TopicState,
 };
 
@@ -153,15 +154,29 @@ impl GroupState {
         self.is_touched = true;
     }
 
-    /// Takes committed offsets in that were asked for at `asked` and read at `now`.
-    pub fn take_offsets(&mut self, offsets: Vec<PartitionOffset>, asked: Instant, now: Millis) {
+    /// Takes committed offsets in of `partitions`, which were asked for at `asked` and read at `now`.
+    /// A broker may answer with others too, of any number: those are nobody's.
+    pub fn take_offsets(
+        &mut self,
+        offsets: Vec<PartitionOffset>,
+        partitions: &Partitions,
+        asked: Instant,
+        now: Millis,
+    ) {
         if self.changed_at.is_some_and(|changed| asked < changed) {
             return;
         }
         self.read_at = Some(Instant::now());
         (self.failed, self.refused_at, self.is_touched) = (None, None, true);
-        for offset in offsets {
+        for (place, offset) in offsets.into_iter().enumerate() {
             let Ok(number) = usize::try_from(offset.partition) else { continue };
+            let is_it = |(topic, partition): &(Arc<str>, i32)| {
+                **topic == *offset.topic && *partition == offset.partition
+            };
+            // Brokers answer in the order of the question.
+            if !partitions.get(place).is_some_and(is_it) && !partitions.iter().any(is_it) {
+                continue;
+            }
             if !self.offsets.contains_key(offset.topic.as_str()) {
                 self.offsets.insert(Arc::from(offset.topic.as_str()), Vec::new());
             }
@@ -353,8 +368,24 @@ mod tests {
 
     fn take(group: &mut GroupState, offsets: Vec<PartitionOffset>) -> Option<Arc<ProgressReport>> {
         group.is_new = false;
-        group.take_offsets(offsets, Instant::now(), 0);
+        group.take_offsets(offsets, &[("orders".into(), 0)], Instant::now(), 0);
         group.offsets["orders"][0].report.clone()
+    }
+
+    #[test]
+    fn offsets_that_nobody_asked_for_take_no_memory() {
+        let mut group = GroupState::default();
+        let mut answer = committed(7, None);
+        for (topic, partition) in [("orders", 50_000), ("orders", -1), ("other", 0)] {
+            answer.extend(committed(7, None).into_iter().map(|offset| PartitionOffset {
+                topic: topic.to_owned(),
+                partition,
+                ..offset
+            }));
+        }
+        take(&mut group, answer);
+        let kept: Vec<_> = group.offsets.iter().map(|(t, all)| (&**t, all.len())).collect();
+        assert_eq!(kept, [("orders", 1)]);
     }
 
     #[test]
@@ -433,7 +464,8 @@ mod tests {
         let code = RDKafkaErrorCode::UnstableOffsetCommit;
         let failure = Some(Failure { code, words: "librdkafka's own".to_owned() });
         let offsets = vec![offset(0, None), offset(1, failure)];
-        group.take_offsets(offsets, Instant::now(), 1);
+        let asked = [("orders".into(), 0), ("orders".into(), 1)];
+        group.take_offsets(offsets, &asked, Instant::now(), 1);
         let view = view("kafka:9092", &["orders".to_owned()], &topics, &mut group, false);
         let error = view.error.unwrap();
         assert_eq!(error.reason, reason::PARTLY_KNOWN);
