@@ -134,19 +134,32 @@ pub async fn operate(
         }
         Ok(())
     };
-    tokio::pin!(server);
+    tokio::pin!(server, work);
     tokio::select! {
-        ended = work => { stop.cancel(); ended }
-        ended = &mut server => ended,
+        ended = &mut work => { stop.cancel(); ended }
+        ended = &mut server => {
+            // It ends with the stop; passes and events that are on their way have their time still.
+            ended?;
+            work.await
+        }
     }
 }
 
+/// Discovery takes no longer.
+const DISCOVERY: Duration = Duration::from_secs(10);
 const DEFINITION: &str = "the definition of kafkaconsumers.sluice.dev";
 
 /// Waits until the API server serves `KafkaConsumer`: a restart would not bring the definition, so none is asked for.
 async fn definition(client: &Client, health: &Health) -> Result<(), Error> {
     for look in 0_u32.. {
-        match client.list_api_group_resources("sluice.dev/v1alpha1").await {
+        // kube itself repeats for minutes what the API server throttles; liveness would end the wait.
+        let list = client.list_api_group_resources("sluice.dev/v1alpha1");
+        let Ok(list) = tokio::time::timeout(DISCOVERY, list).await else {
+            missing(look, "the API server does not answer");
+            health.tick();
+            continue;
+        };
+        match list {
             Ok(list) if list.resources.iter().any(|r| r.name == "kafkaconsumers") => break,
             Err(error @ kube::Error::Api(_)) if refused(&error) => {
                 return Err(Error::Refused(error));
