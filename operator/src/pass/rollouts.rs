@@ -44,21 +44,42 @@ impl Rollouts {
         ring: impl FnOnce() -> Ring,
     ) -> Validated {
         let uid = &consumer.id.uid;
-        if consumer.upgrade.is_none() || consumer.paused {
-            if deployment.is_none_or(|d| is_rolled_out(d, &consumer.image)) {
-                self.release(uid);
+        let is_done = |image| deployment.is_none_or(|d| is_rolled_out(d, image));
+        match &consumer.upgrade {
+            // Its template has the image, though the status does not say so yet: there is no way back.
+            Some(image) if deployment.is_some_and(|d| has_image(d, image)) && !consumer.paused => {
+                if is_done(image) {
+                    self.release(uid);
+                } else {
+                    self.lock().rolling.insert(uid.clone());
+                }
+                consumer.upgraded()
             }
-            return consumer;
+            Some(_) if !consumer.paused => {
+                if self.take(uid, ring) {
+                    consumer.upgraded()
+                } else {
+                    consumer
+                }
+            }
+            _ => {
+                if !consumer.follows_operator() || is_done(&consumer.image) {
+                    self.release(uid);
+                }
+                consumer
+            }
         }
-        if self.take(uid, ring) { consumer.upgraded() } else { consumer }
     }
 
     /// Takes note of a consumer that was rolling when the operator started.
     pub fn resume(&self, consumer: &Validated, deployment: Option<&Deployment>) {
-        let follows = consumer.upgrade.is_none()
-            && consumer.follows_operator()
-            && deployment.is_some_and(|d| !is_rolled_out(d, &consumer.image));
-        if follows {
+        let Some(deployment) = deployment.filter(|_| consumer.follows_operator()) else { return };
+        let is_rolling = match &consumer.upgrade {
+            // It was to get the image, and the status does not say so yet.
+            Some(image) => has_image(deployment, image) && !is_rolled_out(deployment, image),
+            None => !is_rolled_out(deployment, &consumer.image),
+        };
+        if is_rolling {
             self.lock().rolling.insert(consumer.id.uid.clone());
         }
     }
@@ -100,15 +121,20 @@ impl Rollouts {
     }
 }
 
+/// Whether a Deployment's template has this image.
+fn has_image(deployment: &Deployment, image: &str) -> bool {
+    let pods = deployment.spec.iter().flat_map(|spec| &spec.template.spec);
+    pods.flat_map(|pod| &pod.containers)
+        .filter(|c| c.name == labels::CONTAINER)
+        .any(|c| c.image.as_deref() == Some(image))
+}
+
 /// Whether all pods of a Deployment run this image and are ready.
 fn is_rolled_out(deployment: &Deployment, image: &str) -> bool {
     let (Some(spec), Some(status)) = (&deployment.spec, &deployment.status) else { return false };
-    let containers = spec.template.spec.iter().flat_map(|pod| &pod.containers);
-    let runs = containers
-        .filter(|c| c.name == labels::CONTAINER)
-        .any(|c| c.image.as_deref() == Some(image));
     let pods = spec.replicas.unwrap_or(1);
-    runs && status.observed_generation >= deployment.metadata.generation
+    has_image(deployment, image)
+        && status.observed_generation >= deployment.metadata.generation
         && [status.replicas, status.updated_replicas, status.ready_replicas]
             .iter()
             .all(|count| count.unwrap_or(0) == pods)
