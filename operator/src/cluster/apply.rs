@@ -224,6 +224,8 @@ impl Writer<'_> {
             "spec": { "replicas": replicas },
         });
         let params = PatchParams::apply(labels::FIELD_MANAGER_SCALER).force();
+        // An answer that is lost leaves open which number was written: none is known then.
+        self.written.replicas = None;
         let answer = api.patch(&name, &params, &Patch::Apply(&patch)).await;
         let answer =
             answer.map_err(|source| Error::Api { kind: "Deployment".to_owned(), name, source })?;

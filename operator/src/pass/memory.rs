@@ -118,7 +118,7 @@ impl Memory {
         }
         // What was learnt of other topics, or of another group, says nothing of these.
         (self.readings, self.learnt) = (Readings::default(), None);
-        self.members = None;
+        (self.members, self.starting) = (None, Starting::default());
         let group = kafka.follow(&what, on_reading());
         self.followed = Some(Followed { what, group: Arc::clone(&group) });
         group

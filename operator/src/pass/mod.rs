@@ -156,6 +156,7 @@ pub async fn reconcile(
     // One that is being deleted is left to the garbage collector.
     if consumer.meta().deletion_timestamp.is_some() {
         memory.leave();
+        context.shared.rollouts.release(consumer.metadata.uid.as_deref().unwrap_or_default());
         return Ok(None);
     }
     match steps(consumer, context, memory, now).await {
@@ -251,6 +252,8 @@ async fn reject(
     let id = Identity::of(&children.consumer)?;
     // A consumer that cannot be followed has no claim; pods that it may have are members, which others see.
     context.shared.groups.release(&id.uid);
+    context.shared.rollouts.release(&id.uid);
+    memory.written.replicas = None;
     report::rejected(&id, children, &error.to_string(), context, memory, now).await;
     Ok(Some(backoff::safety_net(fastrand::f64())))
 }
@@ -306,6 +309,10 @@ async fn apply(
 ) -> (Applied, Option<Error>) {
     let (consumer, children) = (situation.consumer, situation.children);
     let untouched = || Applied::untouched(children);
+    if consumer.paused {
+        // What somebody scales meanwhile is no longer ours.
+        memory.written.replicas = None;
+    }
     let Some(protocol) = gate.protocol.filter(|_| !consumer.paused) else {
         return (untouched(), None);
     };

@@ -87,7 +87,11 @@ pub fn wanted(situation: &Situation, planned: Option<&Planned>) -> Option<i32> {
                 .filter(|pods| *pods > 0)
                 .unwrap_or_else(|| within(consumer.scaling.min_replicas.max(1))),
         ),
-        Replicas::Planner => planned.map(|p| within(p.decision.replicas as i32)).or(desired),
+        // Where the lag is not known the pods stay as they are, whoever wrote their number.
+        Replicas::Planner => match planned.filter(|planned| planned.is_known()) {
+            Some(planned) => Some(within(planned.decision.replicas as i32)),
+            None => desired.map(within),
+        },
     }
 }
 

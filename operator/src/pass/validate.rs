@@ -400,6 +400,9 @@ fn pod_rules(pod: &Pod) -> Vec<String> {
     }
     for (field, entries) in [("pod.labels", &pod.labels), ("pod.annotations", &pod.annotations)] {
         for (key, value) in entries {
+            // The API server takes the key of an annotation in any case.
+            let is_annotation = field == "pod.annotations";
+            let key = if is_annotation { &key.to_lowercase() } else { key };
             if !is_label_key(key) {
                 wrong.push(format!(
                     "{field}: {key} is no key: [DOMAIN/]NAME, NAME of at most 63 of a-z, A-Z, 0-9, '-', '_' and '.'"

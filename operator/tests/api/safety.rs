@@ -9,7 +9,7 @@ use crate::{
     kafka::FakeKafka,
     load::{Load, PARTITIONS, follower},
     quiet, ready,
-    server::{Call, Server},
+    server::{Call, Fault, Server},
     start,
 };
 
@@ -372,6 +372,79 @@ async fn no_fault_leaves_a_consumer_that_follows_its_lag_with_fewer_pods_than_it
             }
         }
     }
+}
+
+fn unknown(reading: &mut sluice_operator::kafka::port::Reading) {
+    let mut snapshot = reading.snapshot.as_deref().unwrap().clone();
+    snapshot.partitions.iter_mut().for_each(|partition| partition.end = None);
+    reading.snapshot = Some(std::sync::Arc::new(snapshot));
+}
+
+/// A consumer that follows its lag with this many pods at least, and has little to do.
+fn at_least(pods: i64) -> Value {
+    let mut spec = follower("orders");
+    spec["spec"]["scaling"] = json!({ "minReplicas": pods });
+    spec
+}
+
+/// Seconds in which a little arrives, and all is known.
+async fn known_seconds(server: &Server, kafka: &FakeKafka, count: i64) {
+    let mut load = Load::of("orders", 5.0, 0.0, 1);
+    kafka.set_of(&load.group(), |own| *own = crate::kafka::reading(PARTITIONS));
+    let begin = jiff::Timestamp::now().as_millisecond();
+    for second in 1..=count {
+        load.second(kafka, server, begin + second * 1_000);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Seconds in which the lag is not known.
+async fn unknown_seconds(kafka: &FakeKafka, count: u32) {
+    for _ in 0..count {
+        kafka.set_of("shop.orders", unknown);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_whose_answer_is_lost_takes_no_pod_away_when_the_lag_is_unknown() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(PARTITIONS));
+    let _operator = start(&server, &kafka);
+    server.put("kafkaconsumers", at_least(3));
+    known_seconds(&server, &kafka, 20).await;
+    ready(&server, "orders", 3).await;
+    server.fault(|method, path| {
+        (method == "PATCH" && path.ends_with("/deployments/orders")).then_some(Fault::Lost)
+    });
+    server.put("kafkaconsumers", at_least(5));
+    known_seconds(&server, &kafka, 10).await;
+    assert_eq!(server.get("deployments", "orders").unwrap()["spec"]["replicas"], 5);
+    server.heal();
+    known_seconds(&server, &kafka, 30).await;
+    server.take_calls();
+    unknown_seconds(&kafka, 30).await;
+    assert_eq!(lowered(&server.take_calls()), []);
+    assert_eq!(server.get("deployments", "orders").unwrap()["spec"]["replicas"], 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_that_a_hand_added_in_a_pause_stay_when_the_lag_is_unknown() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(PARTITIONS));
+    let _operator = start(&server, &kafka);
+    server.put("kafkaconsumers", at_least(3));
+    known_seconds(&server, &kafka, 20).await;
+    ready(&server, "orders", 3).await;
+    let mut paused = at_least(3);
+    paused["metadata"]["annotations"] = json!({ "sluice.dev/paused": "true" });
+    server.put("kafkaconsumers", paused);
+    quiet().await;
+    insist(&server, 10, 1);
+    unknown_seconds(&kafka, 20).await;
+    server.take_calls();
+    server.put("kafkaconsumers", at_least(3));
+    unknown_seconds(&kafka, 30).await;
+    assert_eq!(lowered(&server.take_calls()), []);
+    assert_eq!(server.get("deployments", "orders").unwrap()["spec"]["replicas"], 10);
 }
 
 #[tokio::test(start_paused = true)]
