@@ -123,7 +123,11 @@ fn kafka_reachable(reading: &Reading, now: Timestamp) -> Verdict {
                 );
                 return Verdict::new(None, reason::READING_LATE, message);
             }
-            Verdict::yes(reason::REACHABLE, format!("all {all} partitions are read"))
+            let read = match all {
+                1 => "the partition is read".to_owned(),
+                _ => format!("all {all} partitions are read"),
+            };
+            Verdict::yes(reason::REACHABLE, read)
         }
     }
 }
@@ -229,7 +233,8 @@ fn conflict_words(v: &Validated, conflict: &Conflict) -> (&'static str, String) 
         Conflict::Other(other) => (
             reason::OTHER_CONSUMER,
             format!(
-                "group {group} belongs to {}: choose another kafka.groupId",
+                "group {group} belongs to {}: delete this KafkaConsumer and create it with another \
+                 kafka.groupId (it cannot be changed)",
                 // Names of another namespace are not everybody's to know.
                 if other.namespace == v.id.namespace {
                     format!("the KafkaConsumer {}", other.name)
@@ -241,8 +246,9 @@ fn conflict_words(v: &Validated, conflict: &Conflict) -> (&'static str, String) 
         Conflict::Foreign(members) => (
             reason::FOREIGN_MEMBERS,
             format!(
-                "group {group} has members that are not of this consumer ({}): stop them, choose \
-                 another kafka.groupId, or set the annotation sluice.dev/take-over-group: \"true\"",
+                "group {group} has members that are not of this consumer ({}): stop them, set \
+                 the annotation sluice.dev/take-over-group: \"true\", or create this KafkaConsumer \
+                 again with another kafka.groupId (it cannot be changed)",
                 some_of(members)
             ),
         ),
