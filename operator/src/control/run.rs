@@ -95,7 +95,9 @@ pub async fn operate(
     };
     let (events, publisher) =
         Events::new(client.clone(), args.pod_name.clone(), Arc::clone(&metrics));
-    let publishing = AbortOnDropHandle::new(tokio::spawn(publisher.run(stop.clone())));
+    // It goes on after the stop: the passes that end then have events, too.
+    let drained = CancellationToken::new();
+    let publishing = AbortOnDropHandle::new(tokio::spawn(publisher.run(drained.clone())));
     let shared = Arc::new(Shared {
         definition: Arc::clone(&health.definition),
         events,
@@ -129,6 +131,7 @@ pub async fn operate(
                 tracing::warn!("passes did not end in time and are cut off");
             }
         }
+        drained.cancel();
         if tokio::time::timeout(LAST_EVENTS, publishing).await.is_err() {
             tracing::warn!("some events were not published in time");
         }
