@@ -153,3 +153,68 @@ impl Tried {
         Self { generation: object.meta().generation, annotations: hasher.finish() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::future::BoxFuture;
+    use sluice_planner::snapshot::{Snapshot, TopicPartition};
+
+    use super::*;
+    use crate::{
+        kafka::port::ReadError,
+        pass::{
+            Moment,
+            offsets::Commit,
+            starting::{Committing, Progress},
+            validate::tests::good,
+        },
+    };
+
+    /// A Kafka of which nothing is read.
+    struct Unread;
+
+    impl Kafka for Unread {
+        fn follow(&self, _: &KafkaConfig, _: OnReading) -> Arc<dyn Group> {
+            Arc::new(Self)
+        }
+    }
+
+    impl Group for Unread {
+        fn reading(&self) -> Reading {
+            Reading::default()
+        }
+
+        fn with_members(&self, _: bool) {}
+
+        fn commit(&self, _: Vec<(TopicPartition, i64)>) -> BoxFuture<'_, Result<(), ReadError>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    fn follow(memory: &mut Memory, what: &KafkaConfig) {
+        memory.follow(what, &Unread, || Arc::new(|| ()));
+    }
+
+    /// How far the commit of the group is that is followed; it is answered at once.
+    fn advance(memory: &mut Memory, now: Moment) -> Progress {
+        let answer = |_| -> Committing { Box::pin(std::future::ready(Ok(()))) };
+        let snapshot = Snapshot { at: 0, partitions: Vec::new(), group: None };
+        memory.starting.advance(Commit::default(), &snapshot, answer, || (), now)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_commit_of_another_group_opens_no_gate() {
+        let (mut memory, now) = (Memory::default(), Moment::now());
+        let one = good(&[("spec/kafka/groupId", "one")]).kafka;
+        let other = good(&[("spec/kafka/groupId", "other")]).kafka;
+        follow(&mut memory, &one);
+        assert_eq!(advance(&mut memory, now), Progress::Waits);
+        while memory.starting.answered(now).is_none() {
+            tokio::task::yield_now().await;
+        }
+        follow(&mut memory, &one);
+        assert_eq!(advance(&mut memory, now), Progress::Committed, "the same group");
+        follow(&mut memory, &other);
+        assert_eq!(advance(&mut memory, now), Progress::Waits, "it needs a commit of its own");
+    }
+}

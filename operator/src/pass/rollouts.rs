@@ -139,3 +139,101 @@ fn is_rolled_out(deployment: &Deployment, image: &str) -> bool {
             .iter()
             .all(|count| count.unwrap_or(0) == pods)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::pass::validate::tests::good;
+
+    const OLD: &str = "stock:0";
+    /// The operator's.
+    const NEW: &str = "stock:1";
+
+    /// A consumer that follows the operator, with the image that its status names.
+    fn follower(uid: &str, image: &str) -> Validated {
+        let status = format!("{{ image: '{image}', stockImage: '{image}' }}");
+        good(&[
+            ("metadata/uid", uid),
+            ("spec/pod/imagePolicy", "FollowOperator"),
+            ("status", &status),
+        ])
+    }
+
+    /// A Deployment with two pods of `image`, of which so many are ready.
+    fn deployment(image: &str, ready: i32) -> Deployment {
+        let pod = json!({ "containers": [{ "name": labels::CONTAINER, "image": image }] });
+        serde_json::from_value(json!({
+            "metadata": { "generation": 1 },
+            "spec": { "replicas": 2, "selector": {}, "template": { "spec": pod } },
+            "status": {
+                "observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "readyReplicas": ready,
+            },
+        }))
+        .unwrap()
+    }
+
+    fn no_bell() -> Ring {
+        Box::new(|| ())
+    }
+
+    /// The image that a consumer is given.
+    fn image(rollouts: &Rollouts, consumer: Validated, deployment: &Deployment) -> String {
+        rollouts.turn(consumer, Some(deployment), no_bell).image
+    }
+
+    /// Whether the only turn is taken: another consumer has to wait.
+    fn is_taken(rollouts: &Rollouts) -> bool {
+        image(rollouts, follower("another", OLD), &deployment(OLD, 2)) == OLD
+    }
+
+    #[test]
+    fn an_image_that_was_written_is_kept_though_no_turn_is_free() {
+        let rollouts = Rollouts::new(1);
+        assert!(!is_taken(&rollouts), "another has the only turn from here on");
+        assert_eq!(image(&rollouts, follower("u", OLD), &deployment(OLD, 2)), OLD);
+        let upgraded = rollouts.turn(follower("u", OLD), Some(&deployment(NEW, 0)), no_bell);
+        assert_eq!((upgraded.image.as_str(), upgraded.upgrade), (NEW, None));
+    }
+
+    #[test]
+    fn what_was_rolling_before_a_restart_has_its_turn_after_it() {
+        let own = good(&[("metadata/uid", "u"), ("spec/pod/image", NEW)]);
+        for (what, consumer, deployment, expected) in [
+            ("the status names it", follower("u", NEW), deployment(NEW, 1), true),
+            ("only the template names it", follower("u", OLD), deployment(NEW, 1), true),
+            ("only the status names it", follower("u", NEW), deployment(OLD, 2), true),
+            ("its pods are ready", follower("u", NEW), deployment(NEW, 2), false),
+            ("all but its status is done", follower("u", OLD), deployment(NEW, 2), false),
+            ("it has not begun", follower("u", OLD), deployment(OLD, 2), false),
+            ("the image is its own", own, deployment(NEW, 1), false),
+        ] {
+            let rollouts = Rollouts::new(1);
+            rollouts.resume(&consumer, Some(&deployment));
+            assert_eq!(is_taken(&rollouts), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn pods_that_are_ready_give_the_turn_back_though_the_status_does_not_say_so() {
+        let (rollouts, rung) = (Rollouts::new(1), Arc::new(AtomicU32::new(0)));
+        assert_eq!(image(&rollouts, follower("u", OLD), &deployment(OLD, 2)), NEW);
+        let bell = || -> Ring {
+            let rung = Arc::clone(&rung);
+            Box::new(move || drop(rung.fetch_add(1, Ordering::Relaxed)))
+        };
+        let waits = rollouts.turn(follower("next", OLD), Some(&deployment(OLD, 2)), bell);
+        assert_eq!(waits.image, OLD);
+        assert_eq!(image(&rollouts, follower("u", OLD), &deployment(NEW, 1)), NEW);
+        assert_eq!(rung.load(Ordering::Relaxed), 0, "one of two pods is ready");
+        assert_eq!(image(&rollouts, follower("u", OLD), &deployment(NEW, 2)), NEW);
+        assert_eq!(rung.load(Ordering::Relaxed), 1);
+        assert!(!is_taken(&rollouts));
+    }
+}

@@ -402,12 +402,13 @@ fn pod_rules(pod: &Pod) -> Vec<String> {
         for (key, value) in entries {
             // The API server takes the key of an annotation in any case.
             let is_annotation = field == "pod.annotations";
-            let key = if is_annotation { &key.to_lowercase() } else { key };
-            if !is_label_key(key) {
+            let is_key =
+                is_label_key(&if is_annotation { key.to_lowercase() } else { key.clone() });
+            if !is_key {
                 wrong.push(format!(
                     "{field}: {key} is no key: [DOMAIN/]NAME, NAME of at most 63 of a-z, A-Z, 0-9, '-', '_' and '.'"
                 ));
-            } else if field == "pod.labels" && !(value.is_empty() || is_label_name(value)) {
+            } else if !is_annotation && !(value.is_empty() || is_label_name(value)) {
                 wrong.push(format!(
                     "{field}: {key} has a value that no label can have: at most 63 of a-z, A-Z, 0-9, '-', '_' and '.'"
                 ));
@@ -705,7 +706,13 @@ spec:
             ),
             (vec![("spec/pod/labels", "{ 'a b': c }")], "pod.labels: a b"),
             (vec![("spec/pod/labels", "{ a: 'b c' }")], "pod.labels: a"),
+            // The domain of a label's key is in lower case; that of an annotation's in any.
+            (vec![("spec/pod/labels", "{ Example.com/a: c }")], "pod.labels: Example.com/a"),
             (vec![("spec/pod/annotations", "{ /a: c }")], "pod.annotations: /a"),
+            (vec![("spec/pod/annotations", "{ A B: c }")], "pod.annotations: A B is no key"),
+            (vec![("spec/pod/annotations", "{ A_B.com/c: d }")], "pod.annotations: A_B.com/c"),
+            (vec![("spec/pod/annotations", "{ a/B/c: d }")], "pod.annotations: a/B/c"),
+            (vec![("spec/pod/annotations", "{ '': d }")], "pod.annotations:  is no key"),
             (vec![("spec/kafka/bootstrapServers", "\"a\\u0001:9092\"")], "host:port"),
             (
                 vec![("spec/pod/volumes", "[{ name: sluice-config, emptyDir: {} }]")],
@@ -725,10 +732,13 @@ spec:
     }
 
     #[test]
-    fn labels_that_kubernetes_takes_are_taken() {
+    fn labels_and_annotations_that_kubernetes_takes_are_taken() {
         good(&[
             ("spec/pod/labels", "{ example.com/team: shop-1, empty: '', a_b.c: X }"),
-            ("spec/pod/annotations", "{ example.com/note: 'any text, with spaces' }"),
+            (
+                "spec/pod/annotations",
+                "{ example.com/note: 'any text, with spaces', Example.COM/Note: x, NOTE: '' }",
+            ),
         ]);
     }
 

@@ -10,6 +10,7 @@ mod configs;
 mod fairness;
 mod images;
 mod kafka;
+mod lifecycle;
 mod load;
 mod pages;
 mod retries;
@@ -73,6 +74,13 @@ impl Operator {
         stream.read_to_string(&mut answer).await.unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    /// Waits until its own server takes no more connections.
+    async fn unreachable(&self) {
+        while TcpStream::connect(self.address).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     async fn stop(self) {

@@ -43,6 +43,8 @@ pub enum Fault {
     Hang,
     /// It is done, and the answer is lost.
     Lost,
+    /// It is done and answered when the faults are healed.
+    Slow,
 }
 
 type Faults = Box<dyn FnMut(&str, &str) -> Option<Fault> + Send>;
@@ -174,6 +176,19 @@ impl Server {
 
     pub fn heal(&self) {
         *self.faults.lock().unwrap() = None;
+        self.changed.notify_waiters();
+    }
+
+    async fn healed(&self) {
+        loop {
+            let changed = self.changed.notified();
+            futures::pin_mut!(changed);
+            changed.as_mut().enable();
+            if self.faults.lock().unwrap().is_none() {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Ends every watch and answers nothing but errors, until [`Server::start`].
@@ -350,6 +365,7 @@ impl Server {
                 self.changed.notify_waiters();
                 return Ok(status(500, "the answer is lost"));
             }
+            Some(Fault::Slow) => self.healed().await,
             None => {}
         }
         if query.contains_key("watch") {
