@@ -32,7 +32,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(25);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The configuration's file cannot be opened.
-    #[error("the configuration {path} cannot be opened: {source}")]
+    #[error("the configuration {path} cannot be opened")]
     Open {
         /// The file.
         path: PathBuf,
@@ -43,10 +43,10 @@ pub enum Error {
     #[error(transparent)]
     Config(#[from] config::Error),
     /// `handler.custom.config` does not have the shape that this handler reads.
-    #[error("handler.custom.config is not what this handler reads: {0}")]
+    #[error("handler.custom.config is not what this handler reads")]
     CustomConfig(#[source] serde_json::Error),
     /// The health server's address cannot be bound.
-    #[error("the health server cannot listen on {address}: {source}")]
+    #[error("the health server cannot listen on {address}")]
     Health {
         /// The address.
         address: SocketAddr,
@@ -54,7 +54,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Signals cannot be received.
-    #[error("signals cannot be received: {0}")]
+    #[error("signals cannot be received")]
     Signals(#[source] io::Error),
     /// The engine ended.
     #[error(transparent)]

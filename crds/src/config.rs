@@ -88,7 +88,7 @@ pub struct KafkaConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The text is not YAML, or a field is missing or of the wrong type.
-    #[error("the configuration cannot be read: {0}")]
+    #[error("the configuration cannot be read")]
     Syntax(#[from] serde_yaml::Error),
     /// The file is of a format that this build does not know.
     #[error(

@@ -2,12 +2,14 @@
 //!
 //! Here live the [`KafkaConsumer`] resource with its defaults and CEL rules, the files that the operator writes for the
 //! pods ([`config`], [`tuning`]), the [`report`] that the pods write beside each committed offset, and the names of
-//! labels, annotations, conditions and reasons. Here lives no I/O, no decision, and nothing of Kafka's or Kubernetes'
+//! labels, annotations, conditions and reasons; and what both binaries do alike ([`listen`], and [`error`]: an error with
+//! its causes as one sentence). Here lives no I/O, no decision, and nothing of Kafka's or Kubernetes'
 //! client libraries beyond the types of their objects.
 
 pub mod conditions;
 pub mod config;
 pub mod duration;
+pub mod error;
 pub mod kafkaconsumer;
 pub mod labels;
 pub mod listen;

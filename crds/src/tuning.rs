@@ -39,7 +39,7 @@ pub struct Tuning {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The text is not YAML, or a field is missing or of the wrong type.
-    #[error("the tuning file cannot be read: {0}")]
+    #[error("the tuning file cannot be read")]
     Syntax(#[from] serde_yaml::Error),
     /// The file is of a format that this build does not know.
     #[error("the tuning file has format version {found}, this build reads up to {VERSION}")]

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use sluice_crds::error::sentence;
 use sluice_operator::{
     args::{Args, LogFormat},
     control,
@@ -15,23 +16,10 @@ async fn main() -> ExitCode {
     match start().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", sentence(&error));
+            eprintln!("error: {}", sentence(error.as_ref()));
             ExitCode::FAILURE
         }
     }
-}
-
-/// An error with its causes. Most sentences end with their cause already: it is said once.
-fn sentence(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| {
-        if said.is_empty() {
-            cause
-        } else if said.contains(&cause) {
-            said
-        } else {
-            format!("{said}: {cause}")
-        }
-    })
 }
 
 async fn start() -> anyhow::Result<()> {

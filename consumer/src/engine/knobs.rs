@@ -19,7 +19,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The file cannot be opened.
-    #[error("the tuning file {path} cannot be opened: {source}")]
+    #[error("the tuning file {path} cannot be opened")]
     Open { path: PathBuf, source: io::Error },
     /// Its text is no such file.
     #[error(transparent)]

@@ -50,7 +50,7 @@ pub(crate) struct EngineConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The client cannot be made or subscribed: a setting is wrong.
-    #[error("the Kafka client cannot be made: {0}")]
+    #[error("the Kafka client cannot be made")]
     Client(#[source] KafkaError),
     /// The client can do nothing any more; a new process can.
     #[error("the Kafka client has failed for good: {code}: {reason}")]

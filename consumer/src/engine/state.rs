@@ -10,7 +10,7 @@ use std::{
 
 use futures::FutureExt as _;
 use rdkafka::error::RDKafkaErrorCode;
-use sluice_crds::{kafkaconsumer::Ordering, tuning::Knobs};
+use sluice_crds::{error::sentence, kafkaconsumer::Ordering, tuning::Knobs};
 
 use super::{
     EngineConfig, Error, Stop,
@@ -325,7 +325,7 @@ impl State {
             Err(error) => {
                 self.tuning_broken = true;
                 if !before.2 {
-                    tracing::error!(%error, batch_size = self.knobs.batch_size, concurrency = self.knobs.concurrency,
+                    tracing::error!(error = %sentence(&error), batch_size = self.knobs.batch_size, concurrency = self.knobs.concurrency,
                         revision = self.revision, "the tuning file is not taken; the knobs stay");
                 }
             }

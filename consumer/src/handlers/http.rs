@@ -28,7 +28,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
-use sluice_crds::kafkaconsumer::handler::HttpHandler as Spec;
+use sluice_crds::{error::sentence, kafkaconsumer::handler::HttpHandler as Spec};
 use tokio::time::Instant;
 
 use self::{
@@ -84,7 +84,7 @@ pub enum Error {
     #[error("handler.http.timeout is 0: write the time that one call may take, such as 10s")]
     NoTime,
     /// The TLS library did not start.
-    #[error("TLS could not be set up: {0}")]
+    #[error("TLS could not be set up")]
     Tls(#[from] rustls::Error),
 }
 
@@ -185,7 +185,9 @@ impl HttpHandler {
         headers.extend(call.headers);
         headers.insert("sluice-attempt", HeaderValue::from(attempt));
         let answer = self.client.request(request).await.map_err(|e| {
-            if e.is_connect() { CallError::Connect(chain(&e)) } else { CallError::Send(chain(&e)) }
+            // hyper keeps the cause ("connection refused") in the last of its sources.
+            let why = sentence(&e);
+            if e.is_connect() { CallError::Connect(why) } else { CallError::Send(why) }
         })?;
         let (head, body) = answer.into_parts();
         let announced =
@@ -197,7 +199,7 @@ impl HttpHandler {
             if e.is::<LengthLimitError>() {
                 CallError::TooLarge
             } else {
-                CallError::Broken(chain(&*e))
+                CallError::Broken(sentence(&*e))
             }
         })?;
         Ok(answer::read(
@@ -436,18 +438,4 @@ fn tls(needed: bool) -> Result<ClientConfig, Error> {
         }
     };
     Ok(builder.with_no_client_auth())
-}
-
-/// An error with its sources: hyper keeps the cause ("connection refused") in the last of them.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let cause = error.to_string();
-        if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-        source = error.source();
-    }
-    text
 }

@@ -15,7 +15,7 @@ use futures::{
     stream::{BoxStream, FuturesUnordered},
 };
 use kube::{Resource, core::error_boundary::InvalidObject, runtime::reflector::ObjectRef};
-use sluice_crds::{KafkaConsumer, conditions::reason};
+use sluice_crds::{KafkaConsumer, conditions::reason, error::sentence};
 use tokio::{sync::Mutex as AsyncMutex, time::Instant};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -285,6 +285,7 @@ async fn turn(key: Key, passes: Arc<Passes>) -> (Key, Option<Duration>) {
             metrics.error(error.reason());
             let after = kept.failed(tried, Instant::now(), error.longest());
             let (consumer, again) = (Short(&key.namespace, &key.name), after.as_secs());
+            let error = sentence(&error);
             tracing::warn!(%consumer, %error, "a pass failed; it is tried again in {again} s");
             (key, Some(after))
         }

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use kube::{Client, Config};
+use sluice_crds::error::sentence;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -31,16 +32,16 @@ const SAY: u32 = 5;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Neither in a cluster nor with a kubeconfig.
-    #[error("cannot find out how to reach the API server: {0}")]
+    #[error("cannot find out how to reach the API server")]
     Config(#[source] kube::Error),
     /// The client could not be made.
-    #[error("cannot make a client for the API server: {0}")]
+    #[error("cannot make a client for the API server")]
     Client(#[source] kube::Error),
     /// The API server does not know this account.
-    #[error("the API server refuses this account: {0}")]
+    #[error("the API server refuses this account")]
     Refused(#[source] kube::Error),
     /// Signals or the listening socket.
-    #[error("cannot {what}: {source}")]
+    #[error("cannot {what}")]
     Io {
         /// What was being done.
         what: &'static str,
@@ -172,7 +173,7 @@ async fn definition(client: &Client, health: &Health) -> Result<(), Error> {
             Err(kube::Error::Api(status)) if status.code == 404 => {
                 missing(look, "it is not installed");
             }
-            Err(error) => missing(look, &error.to_string()),
+            Err(error) => missing(look, &sentence(&error)),
         }
         health.tick();
         tokio::time::sleep(LOOK).await;

@@ -20,7 +20,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
-use sluice_crds::{KafkaConsumer, config, kafkaconsumer::tuning::ApplyOn};
+use sluice_crds::{KafkaConsumer, config, error::sentence, kafkaconsumer::tuning::ApplyOn};
 use tokio::time::Instant;
 
 use self::{
@@ -222,7 +222,7 @@ async fn steps(
     let failed_verdict = failed
         .as_ref()
         .filter(|error| !error.is_gone())
-        .map(|error| Verdict::no(error.reason(), report::sentence(error)));
+        .map(|error| Verdict::no(error.reason(), sentence(error)));
     let contested = report::contested::verdict(&memory.written, now.instant);
     let members = memory.members.clone();
     let outcome = Outcome {

@@ -1,6 +1,6 @@
 //! When a pass that failed is tried again.
 
-use std::time::Duration;
+use std::{cell::RefCell, io::Write, sync::Once, time::Duration};
 
 use serde_json::json;
 
@@ -205,4 +205,62 @@ async fn what_a_deleted_consumer_of_this_name_left_is_waited_for_and_not_called_
     assert!(message.contains("garbage collector"), "{message}");
     server.delete("configmaps", "orders-tuning");
     ready(&server, "orders", 3).await;
+}
+
+thread_local! {
+    /// The warnings of this thread's test, once it reads them.
+    static WARNINGS: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+}
+
+struct ToThisThread;
+
+impl Write for ToThisThread {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        WARNINGS.with_borrow_mut(|kept| {
+            kept.iter_mut().for_each(|kept| kept.extend_from_slice(bytes));
+        });
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Keeps the warnings of this thread from here on. The subscriber is that of all tests: with one of
+/// a thread alone, `tracing` leaves out for good what another thread logged first.
+fn keep_warnings() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let warnings = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN);
+        warnings.with_ansi(false).with_writer(|| ToThisThread).init();
+    });
+    WARNINGS.set(Some(Vec::new()));
+}
+
+/// The first warning with these words.
+fn warning(words: &str) -> Option<String> {
+    WARNINGS.with_borrow(|kept| {
+        let text = String::from_utf8(kept.clone()?).unwrap();
+        text.lines().find(|line| line.contains(words)).map(str::to_owned)
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pass_that_fails_is_logged_with_its_cause() {
+    keep_warnings();
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let _operator = start(&server, &kafka);
+    server.put("kafkaconsumers", consumer("orders", 3));
+    ready(&server, "orders", 3).await;
+    server.fault(|method, path| {
+        let read = method == "GET" && path.ends_with("/deployments/orders");
+        read.then_some(Fault::Status(500, "etcdserver: leader changed"))
+    });
+    // No watch shows it any more, and it cannot be asked for.
+    server.edit("deployments", "orders", |object| object["metadata"]["labels"] = json!({}));
+    let line = server.until("the line", |_| warning("a pass failed")).await;
+    let cause = "cannot read Deployment orders: ApiError: etcdserver: leader changed";
+    assert_eq!(line.matches(cause).count(), 1, "{line}");
+    assert_eq!(line.matches("ApiError").count(), 1, "{line}");
 }

@@ -15,7 +15,9 @@ pub mod writer;
 use std::time::Duration;
 
 use kube::Resource;
-use sluice_crds::{KafkaConsumer, KafkaConsumerStatus, conditions as types, conditions::reason};
+use sluice_crds::{
+    KafkaConsumer, KafkaConsumerStatus, conditions as types, conditions::reason, error::sentence,
+};
 
 use self::{
     conditions::Verdict,
@@ -150,19 +152,4 @@ async fn write(
         shared.events.publish(events, &consumer.object_ref(&()));
     }
     rest.filter(|_| !due)
-}
-
-/// An error and what it comes from, as one sentence.
-pub fn sentence(error: &dyn std::error::Error) -> String {
-    let mut sentence = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let words = cause.to_string();
-        // Some errors repeat what they come from.
-        if !sentence.contains(&words) {
-            sentence = format!("{sentence}: {words}");
-        }
-        source = cause.source();
-    }
-    sentence
 }
