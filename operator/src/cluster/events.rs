@@ -132,14 +132,16 @@ impl Publisher {
     /// Sends events until `stop`, and then those that still wait.
     pub async fn run(self, stop: CancellationToken) {
         loop {
+            // Looked at before the queue: an event that came before the stop is then seen.
+            let stopping = stop.is_cancelled();
             let next = self.queue.lock().pop_front();
-            if let Some((event, object)) = next {
-                self.send(&event, &object).await;
-                continue;
-            }
-            tokio::select! {
-                () = self.queue.changed.notified() => {}
-                () = stop.cancelled() => break,
+            match next {
+                Some((event, object)) => self.send(&event, &object).await,
+                None if stopping => return,
+                None => tokio::select! {
+                    () = self.queue.changed.notified() => {}
+                    () = stop.cancelled() => {}
+                },
             }
         }
     }
@@ -214,6 +216,27 @@ mod tests {
         tokio::time::sleep(SEND * 2 + SEND / 2).await;
         assert!(metrics.render().contains("events_failed_total 2"), "{}", metrics.render());
         task.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_that_comes_just_before_the_stop_is_sent() {
+        let refuses = tower::service_fn(|_: Request<Body>| async {
+            Err::<Response<Body>, _>(std::io::Error::other("refused"))
+        });
+        let metrics = Arc::new(Metrics::default());
+        let client = Client::new(refuses, "default");
+        let object = ObjectReference { namespace: Some("shop".into()), ..Default::default() };
+        // Both wake the publisher at once, and which it looks at first is chance.
+        for _ in 0..32 {
+            let (events, publisher) = Events::new(client.clone(), None, Arc::clone(&metrics));
+            let stop = CancellationToken::new();
+            let task = tokio::spawn(publisher.run(stop.clone()));
+            tokio::task::yield_now().await;
+            events.publish(vec![Event::normal("ScaledUp", "Scale", "1 → 2 pods")], &object);
+            stop.cancel();
+            task.await.unwrap();
+        }
+        assert!(metrics.render().contains("events_failed_total 32"), "{}", metrics.render());
     }
 
     #[test]
