@@ -7,17 +7,14 @@ use sluice_planner::snapshot::Committed;
 use crate::{
     condition, consumer, is,
     kafka::FakeKafka,
-    ready,
+    ready, running,
     server::{Fault, Server},
     start,
 };
 
 #[tokio::test(start_paused = true)]
 async fn a_burst_of_requests_does_not_postpone_the_pass() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let _operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 3));
-    ready(&server, "orders", 3).await;
+    let (server, kafka, _operator) = running(3).await;
     server.put("kafkaconsumers", consumer("orders", 7));
     for reading in 0..200 {
         kafka.snapshot(|s| s.at = reading);

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::{
     Operator, consumer,
     kafka::FakeKafka,
-    quiet, ready,
+    quiet, ready, running,
     server::{Fault, Server},
     start, start_with,
 };
@@ -41,10 +41,7 @@ fn upgraded(server: &Server) -> Vec<&'static str> {
 
 #[tokio::test(start_paused = true)]
 async fn an_upgrade_of_the_operator_rolls_no_pinned_consumer() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 3));
-    ready(&server, "orders", 3).await;
+    let (server, kafka, operator) = running(3).await;
     quiet().await;
     operator.stop().await;
     server.take_calls();
@@ -54,17 +51,22 @@ async fn an_upgrade_of_the_operator_rolls_no_pinned_consumer() {
     assert_eq!(image(&server, "orders").as_deref(), Some("sluice/consumer:1"));
 }
 
-/// Consumers that follow their operator, which is replaced by one with a new image. Their pods
-/// take their time from here on.
-async fn replaced(names: &[&str], most: &str) -> (Server, FakeKafka, Operator) {
+/// These consumers run, and their operator has ended. Pods take their time from here on.
+async fn left_running(consumers: impl IntoIterator<Item = Value>) -> (Server, FakeKafka) {
     let (server, kafka) = (Server::new(), FakeKafka::new(12));
     let operator = start(&server, &kafka);
-    for name in names {
-        server.put("kafkaconsumers", following(name));
-        ready(&server, name, 2).await;
+    for consumer in consumers {
+        server.put("kafkaconsumers", consumer.clone());
+        ready(&server, consumer["metadata"]["name"].as_str().unwrap(), 2).await;
     }
     operator.stop().await;
     server.kubelet(false);
+    (server, kafka)
+}
+
+/// Consumers that follow their operator, which is replaced by one with a new image.
+async fn replaced(names: &[&str], most: &str) -> (Server, FakeKafka, Operator) {
+    let (server, kafka) = left_running(names.iter().map(|name| following(name))).await;
     let operator = start_new(&server, &kafka, most);
     (server, kafka, operator)
 }
@@ -142,14 +144,7 @@ async fn a_consumer_that_is_deleted_while_it_rolls_gives_its_turn_to_the_next() 
 
 #[tokio::test(start_paused = true)]
 async fn a_restart_takes_no_image_back_that_was_written_before_the_status_named_it() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("a", 2));
-    server.put("kafkaconsumers", following("b"));
-    ready(&server, "a", 2).await;
-    ready(&server, "b", 2).await;
-    operator.stop().await;
-    server.kubelet(false);
+    let (server, kafka) = left_running([consumer("a", 2), following("b")]).await;
     server.fault(|method, path| {
         (method == "PATCH" && path.ends_with("/status"))
             .then_some(Fault::Status(500, "etcdserver: leader changed"))

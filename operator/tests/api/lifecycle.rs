@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use crate::{
     Operator, consumer, is,
     kafka::FakeKafka,
-    quiet, ready,
+    quiet, ready, running,
     server::{Fault, Server},
     start,
 };
@@ -22,10 +22,7 @@ use crate::{
 /// A new number of pods and a new batch size, whose pass is stopped when it has sent the number:
 /// the request for that gets `fault`. Returns when the operator's own server has ended.
 async fn stopped_in_mid_pass(fault: Fault) -> (Server, Operator) {
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 3));
-    ready(&server, "orders", 3).await;
+    let (server, _, operator) = running(3).await;
     quiet().await;
     let sent = Arc::new(Notify::new());
     let noted = Arc::clone(&sent);
@@ -97,4 +94,40 @@ async fn an_api_server_that_answers_no_discovery_is_asked_again_and_the_operator
     assert!(code == 503 && body.contains("the definition of"), "{code} {body}");
     server.heal();
     ready(&server, "orders", 3).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_is_restarted_is_found_again() {
+    let (server, _, _operator) = running(3).await;
+    server.stop();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    server.start();
+    server.put("kafkaconsumers", consumer("orders", 5));
+    ready(&server, "orders", 5).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_definition_is_waited_for() {
+    let (server, kafka) = (Server::undefined(), FakeKafka::new(12));
+    let _operator = start(&server, &kafka);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let calls = server.take_calls();
+    assert!(calls.iter().all(|c| c.path == "/apis/sluice.dev/v1alpha1"), "{calls:?}");
+    server.define();
+    server.put("kafkaconsumers", consumer("orders", 3));
+    ready(&server, "orders", 3).await;
+}
+
+// kube's stores wake only the last of two tasks that wait for their first list; the operator then stood still for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_operator_that_finds_nothing_at_first_is_ready_for_what_comes() {
+    for _ in 0..40 {
+        let (server, kafka) = (Server::new(), FakeKafka::new(2));
+        let operator = start(&server, &kafka);
+        tokio::task::yield_now().await;
+        server.put("kafkaconsumers", consumer("orders", 1));
+        let came = tokio::time::timeout(Duration::from_secs(20), ready(&server, "orders", 1)).await;
+        came.expect("it is ready in time");
+        operator.stop().await;
+    }
 }

@@ -26,7 +26,7 @@ use kafka::FakeKafka;
 use serde_json::{Value, json};
 use server::{Call, Fault, Server};
 use sluice_operator::{args::Args, control::run, kafka::port::ReadError};
-use sluice_planner::snapshot::{Committed, Member};
+use sluice_planner::snapshot::Committed;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -126,6 +126,30 @@ async fn ready(server: &Server, name: &str, replicas: i64) -> Value {
         .await
 }
 
+/// An operator that runs the consumer `orders` with so many pods, of a topic with 12 partitions.
+async fn running(pods: i64) -> (Server, FakeKafka, Operator) {
+    let kafka = FakeKafka::new(12);
+    let (server, operator) = running_on(&kafka, pods).await;
+    (server, kafka, operator)
+}
+
+/// As [`running`], beside this Kafka.
+async fn running_on(kafka: &FakeKafka, pods: i64) -> (Server, Operator) {
+    let server = Server::new();
+    let operator = start(&server, kafka);
+    server.put("kafkaconsumers", consumer("orders", pods));
+    ready(&server, "orders", pods).await;
+    (server, operator)
+}
+
+/// As [`running`], when nothing is left to do; what was asked of the API server until then is forgotten.
+async fn at_rest(pods: i64) -> (Server, FakeKafka, Operator) {
+    let (server, kafka, operator) = running(pods).await;
+    quiet().await;
+    server.take_calls();
+    (server, kafka, operator)
+}
+
 /// Lets all that is due happen: seconds in which nothing new comes in from outside.
 async fn quiet() {
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -171,12 +195,7 @@ async fn a_consumer_gets_its_files_before_its_pods_and_a_status_that_says_so() {
 
 #[tokio::test(start_paused = true)]
 async fn a_steady_state_makes_no_write_and_no_read() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let _operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 3));
-    ready(&server, "orders", 3).await;
-    quiet().await;
-    server.take_calls();
+    let (server, kafka, _operator) = at_rest(3).await;
     for reading in 0..60 {
         kafka.snapshot(|s| s.at = reading * 1_000);
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -187,10 +206,7 @@ async fn a_steady_state_makes_no_write_and_no_read() {
 
 #[tokio::test(start_paused = true)]
 async fn a_restarted_operator_finds_all_as_it_is_and_writes_nothing() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 3));
-    ready(&server, "orders", 3).await;
+    let (server, kafka, operator) = running(3).await;
     quiet().await;
     operator.stop().await;
     server.take_calls();
@@ -203,12 +219,7 @@ async fn a_restarted_operator_finds_all_as_it_is_and_writes_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn scaling_writes_the_number_once_and_the_status_once() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let _operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 3));
-    ready(&server, "orders", 3).await;
-    quiet().await;
-    server.take_calls();
+    let (server, _, _operator) = at_rest(3).await;
     // Pods that take their time: what is written is then the decision alone.
     server.kubelet(false);
     server.put("kafkaconsumers", consumer("orders", 7));
@@ -235,10 +246,7 @@ async fn no_more_pods_than_partitions_run() {
 
 #[tokio::test(start_paused = true)]
 async fn what_somebody_changed_in_a_child_is_put_back() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let _operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 3));
-    ready(&server, "orders", 3).await;
+    let (server, _, _operator) = running(3).await;
     quiet().await;
     let mut deployment = server.get("deployments", "orders").unwrap();
     deployment["spec"]["replicas"] = json!(1);
@@ -312,99 +320,8 @@ async fn a_consumer_that_is_deleted_in_mid_pass_leaves_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pass_that_fails_is_tried_again_after_a_growing_wait_and_readings_do_not_hurry_it() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let _operator = start(&server, &kafka);
-    server.fault(|method, path| {
-        (method == "PATCH" && path.contains("/orders-config-"))
-            .then_some(Fault::Status(500, "etcd is away"))
-    });
-    server.put("kafkaconsumers", consumer("orders", 3));
-    for reading in 0..60 {
-        kafka.snapshot(|s| s.at = reading * 1_000);
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    let tries = server
-        .take_calls()
-        .iter()
-        .filter(|c| c.path.contains("/orders-config-") && c.is_write())
-        .count();
-    // 1 + 2 + 4 + 8 + 16 + 32 s, with jitter.
-    assert!((4..=8).contains(&tries), "{tries} tries in a minute");
-    let object = server.get("kafkaconsumers", "orders").unwrap();
-    assert!(is(&object, "Ready", "False", "ServerError"), "{object:#}");
-    assert!(
-        condition(&object, "Ready").unwrap()["message"].as_str().unwrap().contains("etcd is away")
-    );
-    server.heal();
-    ready(&server, "orders", 3).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_spec_that_is_put_right_is_tried_at_once() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let _operator = start(&server, &kafka);
-    server.fault(|method, path| {
-        (method == "PATCH" && path.contains("/orders-config-"))
-            .then_some(Fault::Status(422, "Invalid"))
-    });
-    server.put("kafkaconsumers", consumer("orders", 3));
-    tokio::time::sleep(Duration::from_secs(120)).await;
-    server.heal();
-    let before = tokio::time::Instant::now();
-    server.put("kafkaconsumers", consumer("orders", 2));
-    ready(&server, "orders", 2).await;
-    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_request_that_hangs_is_cut_off_and_holds_up_nobody_else() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let _operator = start(&server, &kafka);
-    server.fault(|method, path| {
-        (method == "PATCH" && path.contains("/slow-config-")).then_some(Fault::Hang)
-    });
-    server.put("kafkaconsumers", consumer("slow", 3));
-    let mut other = consumer("orders", 3);
-    other["spec"]["kafka"]["groupId"] = json!("another");
-    server.put("kafkaconsumers", other);
-    ready(&server, "orders", 3).await;
-    tokio::time::sleep(Duration::from_secs(61)).await;
-    server.heal();
-    ready(&server, "slow", 3).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_api_server_that_is_restarted_is_found_again() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let _operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 3));
-    ready(&server, "orders", 3).await;
-    server.stop();
-    tokio::time::sleep(Duration::from_secs(30)).await;
-    server.start();
-    server.put("kafkaconsumers", consumer("orders", 5));
-    ready(&server, "orders", 5).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_missing_definition_is_waited_for() {
-    let (server, kafka) = (Server::undefined(), FakeKafka::new(12));
-    let _operator = start(&server, &kafka);
-    tokio::time::sleep(Duration::from_secs(30)).await;
-    let calls = server.take_calls();
-    assert!(calls.iter().all(|c| c.path == "/apis/sluice.dev/v1alpha1"), "{calls:?}");
-    server.define();
-    server.put("kafkaconsumers", consumer("orders", 3));
-    ready(&server, "orders", 3).await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_paused_consumers_children_are_left_alone() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let _operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 3));
-    ready(&server, "orders", 3).await;
+    let (server, _, _operator) = running(3).await;
     let mut paused = consumer("orders", 6);
     paused["metadata"]["annotations"] = json!({ "sluice.dev/paused": "true" });
     server.put("kafkaconsumers", paused);
@@ -422,10 +339,8 @@ async fn a_paused_consumers_children_are_left_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn a_suspended_consumer_has_no_pods_and_keeps_its_offsets() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(2));
-    let _operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 2));
-    ready(&server, "orders", 2).await;
+    let kafka = FakeKafka::new(2);
+    let (server, _operator) = running_on(&kafka, 2).await;
     let mut suspended = consumer("orders", 2);
     suspended["spec"]["suspend"] = json!(true);
     server.put("kafkaconsumers", suspended);
@@ -471,52 +386,6 @@ async fn a_start_is_committed_before_the_first_pod() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_group_with_members_of_somebody_else_gets_no_pod_unless_asked_for() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(2));
-    let member = |id: &str| Member { client_id: id.to_owned(), partitions: Vec::new() };
-    kafka.snapshot(|s| s.group.as_mut().unwrap().members = vec![member("sarama")]);
-    let _operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 1));
-    server
-        .until("the conflict", |s| {
-            is(&s.get("kafkaconsumers", "orders")?, "GroupConflict", "True", "ForeignMembers")
-                .then_some(())
-        })
-        .await;
-    quiet().await;
-    assert!(server.list("pods").is_empty());
-    let mut over = consumer("orders", 1);
-    over["metadata"]["annotations"] = json!({ "sluice.dev/take-over-group": "true" });
-    server.put("kafkaconsumers", over);
-    ready(&server, "orders", 1).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_younger_of_two_consumers_with_one_group_gets_no_pod() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(2));
-    let _operator = start(&server, &kafka);
-    let with_group = |name: &str| {
-        let mut object = consumer(name, 1);
-        object["spec"]["kafka"]["groupId"] = json!("one");
-        object
-    };
-    server.put("kafkaconsumers", with_group("older"));
-    ready(&server, "older", 1).await;
-    server.put("kafkaconsumers", with_group("younger"));
-    server
-        .until("the conflict", |s| {
-            is(&s.get("kafkaconsumers", "younger")?, "GroupConflict", "True", "OtherKafkaConsumer")
-                .then_some(())
-        })
-        .await;
-    quiet().await;
-    assert_eq!(server.list("pods").len(), 1);
-    server.delete("kafkaconsumers", "older");
-    kafka.snapshot(|s| s.at = 1);
-    ready(&server, "younger", 1).await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_name_that_is_somebody_elses_is_left_to_them() {
     let (server, kafka) = (Server::new(), FakeKafka::new(2));
     let _operator = start(&server, &kafka);
@@ -538,10 +407,7 @@ async fn a_name_that_is_somebody_elses_is_left_to_them() {
 
 #[tokio::test(start_paused = true)]
 async fn new_knobs_reach_the_pods_at_once_and_roll_none() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(2));
-    let _operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 2));
-    ready(&server, "orders", 2).await;
+    let (server, _operator) = running_on(&FakeKafka::new(2), 2).await;
     for mut pod in server.list("pods") {
         pod["metadata"]["creationTimestamp"] = json!("2020-01-01T00:00:00Z");
         server.put("pods", pod);
@@ -586,63 +452,6 @@ async fn a_new_dry_run_begins_with_its_least_pods_however_long_the_start_takes()
 }
 
 #[tokio::test(start_paused = true)]
-async fn members_of_somebody_else_that_come_later_stop_the_scaling_until_they_go() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(4));
-    let _operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 2));
-    ready(&server, "orders", 2).await;
-    let member = |id: &str| Member { client_id: id.to_owned(), partitions: Vec::new() };
-    kafka.snapshot(|s| {
-        s.group.as_mut().unwrap().members = vec![member("orders-7d9c4b5f6-00000.77ab01e2")];
-    });
-    let conflict = |s: &Server| {
-        let object = s.get("kafkaconsumers", "orders")?;
-        is(&object, "GroupConflict", "True", "ForeignMembers").then_some(())
-    };
-    server.until("the conflict", conflict).await;
-    server.put("kafkaconsumers", consumer("orders", 3));
-    quiet().await;
-    assert_eq!(server.get("deployments", "orders").unwrap()["spec"]["replicas"], 2);
-    // Readings without members say nothing of them.
-    kafka.snapshot(|s| {
-        s.at = 60_000;
-        s.group = None;
-    });
-    quiet().await;
-    assert_eq!(conflict(&server), Some(()));
-    kafka.set(|reading| *reading = kafka::reading(4));
-    ready(&server, "orders", 3).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn pods_without_the_suffix_are_replaced_though_their_members_are_in_conflict() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(4));
-    let _operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 2));
-    ready(&server, "orders", 2).await;
-    let member = Member { client_id: "orders-7d9c4b5f6-00000".into(), partitions: Vec::new() };
-    kafka.snapshot(|s| s.group.as_mut().unwrap().members = vec![member]);
-    server
-        .until("the conflict", |s| {
-            let object = s.get("kafkaconsumers", "orders")?;
-            is(&object, "GroupConflict", "True", "ForeignMembers").then_some(())
-        })
-        .await;
-    let mut rebuilt = consumer("orders", 2);
-    rebuilt["spec"]["pod"]["image"] = json!("mine:2");
-    server.put("kafkaconsumers", rebuilt);
-    server
-        .until("the new template", |s| {
-            let template = &s.get("deployments", "orders")?["spec"]["template"];
-            let container = &template["spec"]["containers"][0];
-            let suffix = |e: &Value| e["name"] == "SLUICE_MEMBER_SUFFIX" && e["value"] != "";
-            let suffix = container["env"].as_array()?.iter().any(suffix);
-            (container["image"] == "mine:2" && suffix).then_some(())
-        })
-        .await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn with_apply_on_rebalance_the_pods_wait_two_seconds_for_their_knobs() {
     let (server, kafka) = (Server::new(), FakeKafka::new(8));
     let _operator = start(&server, &kafka);
@@ -669,10 +478,8 @@ async fn with_apply_on_rebalance_the_pods_wait_two_seconds_for_their_knobs() {
 
 #[tokio::test(start_paused = true)]
 async fn one_that_is_being_deleted_is_left_to_the_garbage_collector() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(8));
-    let _operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 2));
-    ready(&server, "orders", 2).await;
+    let kafka = FakeKafka::new(8);
+    let (server, _operator) = running_on(&kafka, 2).await;
     quiet().await;
     server.take_calls();
     let mut going = server.get("kafkaconsumers", "orders").unwrap();
@@ -703,44 +510,4 @@ async fn no_pods_because_nothing_is_known_is_not_ready() {
     let object = server.get("kafkaconsumers", "orders").unwrap();
     assert!(is(&object, "Ready", "False", "UnknownTopic"), "{object:#}");
     assert!(is(&object, "KafkaReachable", "False", "UnknownTopic"), "{object:#}");
-}
-
-// kube's stores wake only the last of two tasks that wait for their first list; the operator then stood still for ever.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn an_operator_that_finds_nothing_at_first_is_ready_for_what_comes() {
-    for _ in 0..40 {
-        let (server, kafka) = (Server::new(), FakeKafka::new(2));
-        let operator = start(&server, &kafka);
-        tokio::task::yield_now().await;
-        server.put("kafkaconsumers", consumer("orders", 1));
-        let came = tokio::time::timeout(Duration::from_secs(20), ready(&server, "orders", 1)).await;
-        came.expect("it is ready in time");
-        operator.stop().await;
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn of_two_consumers_with_one_group_the_same_one_has_it_after_a_restart() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(2));
-    let operator = start(&server, &kafka);
-    let with_group = |name: &str| {
-        let mut object = consumer(name, 1);
-        object["spec"]["kafka"]["groupId"] = json!("one");
-        object
-    };
-    // The younger one's name sorts first: it is what a list begins with.
-    server.put("kafkaconsumers", with_group("z-older"));
-    ready(&server, "z-older", 1).await;
-    server.put("kafkaconsumers", with_group("a-younger"));
-    quiet().await;
-    operator.stop().await;
-    server.take_calls();
-    // Nothing is read for a while: what was known is not forgotten meanwhile.
-    let before = kafka::reading(2);
-    kafka.set(|reading| *reading = sluice_operator::kafka::port::Reading::default());
-    let _operator = start(&server, &kafka);
-    quiet().await;
-    kafka.set(|reading| *reading = before);
-    quiet().await;
-    assert!(server.writes().is_empty(), "{:?}", server.writes());
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use sluice_operator::kafka::port::{ClusterStatistics, ReadError, Statistics};
 
 use crate::{
-    condition, consumer, is, kafka::FakeKafka, quiet, ready, server::Server, start, start_with,
+    condition, consumer, is, kafka::FakeKafka, quiet, ready, running, server::Server, start,
+    start_with,
 };
 
 const METRICS: &str = include_str!("../../../docs/metrics.md");
@@ -23,10 +24,7 @@ fn names(text: &str) -> impl Iterator<Item = &str> {
 
 #[tokio::test(start_paused = true)]
 async fn every_metric_that_is_served_and_every_one_of_an_alert_is_documented() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 3));
-    ready(&server, "orders", 3).await;
+    let (_, _, operator) = running(3).await;
     let (_, page) = operator.ask("/metrics").await;
     for help in page.lines().filter_map(|l| l.strip_prefix("# HELP ")) {
         let name = help.split(' ').next().unwrap();
@@ -68,10 +66,7 @@ async fn a_consumer_whose_brokers_were_never_reached_has_the_series_that_an_aler
 
 #[tokio::test(start_paused = true)]
 async fn a_consumer_that_became_invalid_keeps_none_of_its_numbers() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 3));
-    ready(&server, "orders", 3).await;
+    let (server, _, operator) = running(3).await;
     let ready = r#"consumer_replicas_ready{namespace="shop",name="orders"}"#;
     assert!(operator.ask("/metrics").await.1.contains(ready));
     let mut invalid = consumer("orders", 3);
@@ -124,10 +119,7 @@ fn cluster(bootstrap_servers: &str, age: u64) -> ClusterStatistics {
 
 #[tokio::test(start_paused = true)]
 async fn a_reader_that_is_late_is_named_by_readyz_and_metrics_and_makes_nothing_unready() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 3));
-    ready(&server, "orders", 3).await;
+    let (_, kafka, operator) = running(3).await;
     let clusters = vec![cluster("hangs:9092", 7), cluster("reads:9092", 6)];
     kafka.statistics(Statistics { clusters, failures: 4, restarts: 1 });
     let (code, body) = operator.ask("/readyz").await;

@@ -7,17 +7,30 @@ use serde_json::json;
 use crate::{
     condition, consumer, is,
     kafka::FakeKafka,
-    ready,
+    quiet, ready, running, running_on,
     server::{Fault, Server},
     start, statuses,
 };
 
+/// From now on writes of objects whose path has `part` get `fault`.
+fn fault_writes(server: &Server, part: &'static str, fault: Fault) {
+    server.fault(move |method, path| {
+        (method == "PATCH" && path.contains(part)).then(|| fault.clone())
+    });
+}
+
+/// From now on the Deployment cannot be read, and no watch shows it any more.
+fn lose_the_deployment(server: &Server) {
+    server.fault(|method, path| {
+        let read = method == "GET" && path.ends_with("/deployments/orders");
+        read.then_some(Fault::Status(500, "etcdserver: leader changed"))
+    });
+    server.edit("deployments", "orders", |object| object["metadata"]["labels"] = json!({}));
+}
+
 /// A server that refuses the static configuration for two minutes, and then no longer.
 async fn refused_for_long(server: &Server) {
-    server.fault(|method, path| {
-        (method == "PATCH" && path.contains("/orders-config-"))
-            .then_some(Fault::Status(422, "Invalid"))
-    });
+    fault_writes(server, "/orders-config-", Fault::Status(422, "Invalid"));
     server.put("kafkaconsumers", consumer("orders", 3));
     tokio::time::sleep(Duration::from_secs(120)).await;
     server.heal();
@@ -60,9 +73,7 @@ async fn a_consumer_is_tried_at_once_when_an_object_that_carries_its_name_is_gon
 async fn a_write_that_hangs_is_cut_off_and_reported() {
     let (server, kafka) = (Server::new(), FakeKafka::new(12));
     let _operator = start(&server, &kafka);
-    server.fault(|method, path| {
-        (method == "PATCH" && path.contains("/configmaps/")).then_some(Fault::Hang)
-    });
+    fault_writes(&server, "/configmaps/", Fault::Hang);
     server.put("kafkaconsumers", consumer("orders", 3));
     tokio::time::sleep(Duration::from_secs(15)).await;
     let object = server.get("kafkaconsumers", "orders").unwrap();
@@ -77,17 +88,9 @@ async fn a_write_that_hangs_is_cut_off_and_reported() {
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_read_is_reported_with_the_servers_words_and_not_each_second() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let _operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 3));
-    ready(&server, "orders", 3).await;
-    crate::quiet().await;
-    server.fault(|method, path| {
-        let read = method == "GET" && path.ends_with("/deployments/orders");
-        read.then_some(Fault::Status(500, "etcdserver: leader changed"))
-    });
-    // No watch shows it any more, and it cannot be asked for.
-    server.edit("deployments", "orders", |object| object["metadata"]["labels"] = json!({}));
+    let (server, kafka, _operator) = running(3).await;
+    quiet().await;
+    lose_the_deployment(&server);
     server.take_calls();
     for reading in 0..60 {
         kafka.snapshot(|s| s.at = reading * 1_000);
@@ -108,11 +111,8 @@ async fn what_cannot_be_read_is_reported_with_the_servers_words_and_not_each_sec
 
 #[tokio::test(start_paused = true)]
 async fn one_read_that_fails_changes_no_condition() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let _operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 3));
-    ready(&server, "orders", 3).await;
-    crate::quiet().await;
+    let (server, _, _operator) = running(3).await;
+    quiet().await;
     let mut failures = 1;
     server.fault(move |method, path| {
         let read = method == "GET" && path.ends_with("/deployments/orders") && failures > 0;
@@ -121,7 +121,7 @@ async fn one_read_that_fails_changes_no_condition() {
     });
     server.take_calls();
     server.edit("deployments", "orders", |object| object["metadata"]["labels"] = json!({}));
-    crate::quiet().await;
+    quiet().await;
     let calls = server.take_calls();
     assert!(calls.iter().any(|c| c.status == 500), "{calls:?}");
     let unready = calls.iter().filter(|c| c.path.ends_with("/status"));
@@ -131,14 +131,12 @@ async fn one_read_that_fails_changes_no_condition() {
 
 #[tokio::test(start_paused = true)]
 async fn knobs_whose_write_fails_are_not_reported_as_changed_until_they_are() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(2));
-    let _operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 2));
-    ready(&server, "orders", 2).await;
-    server.fault(|method, path| {
-        (method == "PATCH" && path.ends_with("/configmaps/orders-tuning"))
-            .then_some(Fault::Status(500, "etcdserver: leader changed"))
-    });
+    let (server, _operator) = running_on(&FakeKafka::new(2), 2).await;
+    fault_writes(
+        &server,
+        "/configmaps/orders-tuning",
+        Fault::Status(500, "etcdserver: leader changed"),
+    );
     // The bounds force another batch size: 50 is above them now.
     let mut bounded = consumer("orders", 2);
     bounded["spec"]["tuning"] = json!({ "batchSize": { "min": 1, "max": 40 } });
@@ -207,6 +205,58 @@ async fn what_a_deleted_consumer_of_this_name_left_is_waited_for_and_not_called_
     ready(&server, "orders", 3).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_pass_that_fails_is_tried_again_after_a_growing_wait_and_readings_do_not_hurry_it() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let _operator = start(&server, &kafka);
+    fault_writes(&server, "/orders-config-", Fault::Status(500, "etcd is away"));
+    server.put("kafkaconsumers", consumer("orders", 3));
+    for reading in 0..60 {
+        kafka.snapshot(|s| s.at = reading * 1_000);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let tries = server
+        .take_calls()
+        .iter()
+        .filter(|c| c.path.contains("/orders-config-") && c.is_write())
+        .count();
+    // 1 + 2 + 4 + 8 + 16 + 32 s, with jitter.
+    assert!((4..=8).contains(&tries), "{tries} tries in a minute");
+    let object = server.get("kafkaconsumers", "orders").unwrap();
+    assert!(is(&object, "Ready", "False", "ServerError"), "{object:#}");
+    assert!(
+        condition(&object, "Ready").unwrap()["message"].as_str().unwrap().contains("etcd is away")
+    );
+    server.heal();
+    ready(&server, "orders", 3).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spec_that_is_put_right_is_tried_at_once() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let _operator = start(&server, &kafka);
+    refused_for_long(&server).await;
+    let before = tokio::time::Instant::now();
+    server.put("kafkaconsumers", consumer("orders", 2));
+    ready(&server, "orders", 2).await;
+    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_hangs_is_cut_off_and_holds_up_nobody_else() {
+    let (server, kafka) = (Server::new(), FakeKafka::new(12));
+    let _operator = start(&server, &kafka);
+    fault_writes(&server, "/slow-config-", Fault::Hang);
+    server.put("kafkaconsumers", consumer("slow", 3));
+    let mut other = consumer("orders", 3);
+    other["spec"]["kafka"]["groupId"] = json!("another");
+    server.put("kafkaconsumers", other);
+    ready(&server, "orders", 3).await;
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    server.heal();
+    ready(&server, "slow", 3).await;
+}
+
 thread_local! {
     /// The warnings of this thread's test, once it reads them.
     static WARNINGS: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
@@ -249,16 +299,8 @@ fn warning(words: &str) -> Option<String> {
 #[tokio::test(start_paused = true)]
 async fn a_pass_that_fails_is_logged_with_its_cause() {
     keep_warnings();
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let _operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 3));
-    ready(&server, "orders", 3).await;
-    server.fault(|method, path| {
-        let read = method == "GET" && path.ends_with("/deployments/orders");
-        read.then_some(Fault::Status(500, "etcdserver: leader changed"))
-    });
-    // No watch shows it any more, and it cannot be asked for.
-    server.edit("deployments", "orders", |object| object["metadata"]["labels"] = json!({}));
+    let (server, _, _operator) = running(3).await;
+    lose_the_deployment(&server);
     let line = server.until("the line", |_| warning("a pass failed")).await;
     let cause = "cannot read Deployment orders: ApiError: etcdserver: leader changed";
     assert_eq!(line.matches(cause).count(), 1, "{line}");

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use sluice_operator::kafka::port::Reading;
 
 use crate::{
-    consumer, is,
+    Operator, at_rest, consumer, is,
     kafka::FakeKafka,
     load::{Load, PARTITIONS, follower},
-    quiet, ready,
+    quiet, ready, running_on,
     server::{Call, Fault, Server},
     start,
 };
@@ -25,12 +26,7 @@ fn remove_labels(object: &mut Value) {
 
 #[tokio::test(start_paused = true)]
 async fn a_deployment_that_loses_its_labels_keeps_its_pods_and_gets_them_back() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let _operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 3));
-    ready(&server, "orders", 3).await;
-    quiet().await;
-    server.take_calls();
+    let (server, _, _operator) = at_rest(3).await;
     let labels = server.get("deployments", "orders").unwrap()["metadata"]["labels"].clone();
     server.edit("deployments", "orders", remove_labels);
     server
@@ -92,12 +88,7 @@ async fn a_watch_that_lags_is_no_proof_that_nothing_is_there() {
 
 #[tokio::test(start_paused = true)]
 async fn a_deployment_that_was_deleted_is_made_again_with_its_pods() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let _operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 3));
-    ready(&server, "orders", 3).await;
-    quiet().await;
-    server.take_calls();
+    let (server, _, _operator) = at_rest(3).await;
     server.delete("deployments", "orders");
     ready(&server, "orders", 3).await;
     quiet().await;
@@ -130,10 +121,7 @@ fn evicted(name: &str) -> Value {
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_has_ended_keeps_no_offsets_from_being_parked() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(2));
-    let _operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 2));
-    ready(&server, "orders", 2).await;
+    let (server, _operator) = running_on(&FakeKafka::new(2), 2).await;
     server.put("pods", evicted("orders-7d9c4b5f6-zzzzz"));
     let mut suspended = consumer("orders", 2);
     suspended["spec"]["suspend"] = json!(true);
@@ -148,10 +136,7 @@ async fn a_pod_that_has_ended_keeps_no_offsets_from_being_parked() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_has_ended_does_not_make_the_consumer_unready() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(2));
-    let _operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 2));
-    ready(&server, "orders", 2).await;
+    let (server, _operator) = running_on(&FakeKafka::new(2), 2).await;
     server.put("pods", evicted("orders-7d9c4b5f6-zzzzz"));
     quiet().await;
     let object = server.get("kafkaconsumers", "orders").unwrap();
@@ -213,12 +198,7 @@ async fn an_autoscaler_of_one_that_follows_its_lag_is_no_decision_and_gets_its_w
 
 #[tokio::test(start_paused = true)]
 async fn a_writer_that_insists_is_named_and_left_alone_until_it_is_silent() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let _operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 3));
-    ready(&server, "orders", 3).await;
-    quiet().await;
-    server.take_calls();
+    let (server, kafka, _operator) = at_rest(3).await;
     for write in 0..8 {
         insist(&server, 10, write);
         tokio::time::sleep(Duration::from_secs(10)).await;
@@ -240,59 +220,105 @@ async fn a_writer_that_insists_is_named_and_left_alone_until_it_is_silent() {
     ready(&server, "orders", 3).await;
 }
 
+/// What happens to a consumer, at random. A failure prints its seed; `SLUICE_SEED` plays it again.
+struct Walk {
+    seed: u64,
+    dice: fastrand::Rng,
+    server: Server,
+    kafka: FakeKafka,
+    operator: Option<Operator>,
+    /// What has happened.
+    story: Vec<&'static str>,
+}
+
+/// What befalls any consumer, whoever decides on its pods.
+const MISHAPS: [&str; 6] = [
+    "the Deployment loses its labels",
+    "the watches of Deployments lag, or no longer",
+    "the watches of pods lag, or no longer",
+    "the operator is restarted",
+    "the API server is down for a while",
+    "the Deployment loses its annotations and managers",
+];
+
+impl Walk {
+    fn begin(seed: u64, partitions: i32) -> Self {
+        let (server, kafka) = (Server::new(), FakeKafka::new(partitions));
+        let operator = Some(start(&server, &kafka));
+        let dice = fastrand::Rng::with_seed(seed);
+        Self { seed, dice, server, kafka, operator, story: Vec::new() }
+    }
+
+    /// What happens next, each as likely as the other: a mishap, which has happened when this returns, or one of the
+    /// test's own events, which is the test's to bring about.
+    async fn next(&mut self, own: &[&'static str]) -> &'static str {
+        let event = self.dice.usize(0..MISHAPS.len() + own.len());
+        let words = *MISHAPS.iter().chain(own).nth(event).unwrap();
+        self.story.push(words);
+        match event {
+            0 => self.server.edit("deployments", "orders", remove_labels),
+            1 => self.server.hold_watches("deployments", self.dice.bool()),
+            2 => self.server.hold_watches("pods", self.dice.bool()),
+            3 => {
+                self.operator.take().unwrap().stop().await;
+                self.operator = Some(start(&self.server, &self.kafka));
+            }
+            4 => {
+                self.server.stop();
+                tokio::time::sleep(Duration::from_secs(self.dice.u64(1..40))).await;
+                self.server.start();
+            }
+            5 => self.server.edit("deployments", "orders", |object| {
+                object["metadata"]["annotations"] = json!({});
+                object["metadata"]["managedFields"] = json!([]);
+            }),
+            _ => {}
+        }
+        words
+    }
+}
+
+/// So many seeds, or the one that is asked for.
+fn seeds(count: usize) -> Vec<u64> {
+    let given = std::env::var("SLUICE_SEED").ok().and_then(|seed| seed.parse().ok());
+    given.map_or_else(|| (0..count).map(|_| fastrand::u64(..)).collect(), |seed| vec![seed])
+}
+
 /// Whatever happens to labels, watches, pods and the operator itself: no write lowers the number of pods but to the number
-/// that the spec says. A failure prints its seed; `SLUICE_SEED` plays it again.
+/// that the spec says.
 #[tokio::test(start_paused = true)]
 async fn nothing_but_the_spec_lowers_the_number_of_pods() {
-    let given = std::env::var("SLUICE_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seeds = given.map_or_else(|| (0..12).map(|_| fastrand::u64(..)).collect(), |s| vec![s]);
-    for seed in seeds {
-        let mut dice = fastrand::Rng::with_seed(seed);
-        let (server, kafka) = (Server::new(), FakeKafka::new(12));
-        let mut operator = Some(start(&server, &kafka));
+    const UNREAD: &str = "nothing is read of Kafka";
+    const READ: &str = "all is read of Kafka";
+    const SPEC: &str = "the spec changes";
+    const WEBHOOK: &str = "a webhook removes the labels from here on";
+    for seed in seeds(12) {
+        let mut walk = Walk::begin(seed, 12);
         let (mut wanted, mut before) = (3, 3);
-        server.put("kafkaconsumers", consumer("orders", wanted));
-        ready(&server, "orders", wanted).await;
-        server.take_calls();
-        let reading = crate::kafka::reading(12);
-        let mut story = Vec::new();
+        walk.server.put("kafkaconsumers", consumer("orders", wanted));
+        ready(&walk.server, "orders", wanted).await;
+        walk.server.take_calls();
         for _ in 0..40 {
-            let event = dice.u8(0..10);
-            story.push(event);
-            match event {
-                0 => server.edit("deployments", "orders", remove_labels),
-                1 => server.hold_watches("deployments", dice.bool()),
-                2 => server.hold_watches("pods", dice.bool()),
-                3 => {
-                    operator.take().unwrap().stop().await;
-                    operator = Some(start(&server, &kafka));
+            match walk.next(&[UNREAD, READ, SPEC, WEBHOOK]).await {
+                UNREAD => walk.kafka.set(|reading| *reading = Reading::default()),
+                READ => walk.kafka.set(|reading| *reading = crate::kafka::reading(12)),
+                SPEC => {
+                    (before, wanted) = (wanted, walk.dice.i64(1..12));
+                    walk.server.put("kafkaconsumers", consumer("orders", wanted));
                 }
-                4 => {
-                    server.stop();
-                    tokio::time::sleep(Duration::from_secs(dice.u64(1..40))).await;
-                    server.start();
-                }
-                5 => kafka.set(|r| *r = sluice_operator::kafka::port::Reading::default()),
-                6 => kafka.set(|r| *r = reading.clone()),
-                7 => {
-                    (before, wanted) = (wanted, dice.i64(1..12));
-                    server.put("kafkaconsumers", consumer("orders", wanted));
-                }
-                8 => server.edit("deployments", "orders", |object| {
-                    object["metadata"]["annotations"] = json!({});
-                    object["metadata"]["managedFields"] = json!([]);
-                }),
-                _ => server.webhook(|plural, object| {
+                WEBHOOK => walk.server.webhook(|plural, object| {
                     if plural == "deployments" {
                         remove_labels(object);
                     }
                 }),
+                _ => {}
             }
-            tokio::time::sleep(Duration::from_millis(dice.u64(1..30_000))).await;
-            for (from, to) in lowered(&server.take_calls()) {
+            tokio::time::sleep(Duration::from_millis(walk.dice.u64(1..30_000))).await;
+            for (from, to) in lowered(&walk.server.take_calls()) {
                 // A pass that had begun when the spec changed may still carry out the one before.
                 let known = to == wanted || to == before;
-                assert!(known, "seed {seed}: {from} → {to}, {wanted} wanted, after {story:?}");
+                let (seed, story) = (walk.seed, &walk.story);
+                assert!(known, "seed {seed}: {from} → {to}, {wanted} wanted, after {story:#?}");
             }
         }
     }
@@ -302,79 +328,60 @@ async fn nothing_but_the_spec_lowers_the_number_of_pods() {
 /// that no fault whatever may leave fewer; in mode DryRun no number is written at all.
 #[tokio::test(start_paused = true)]
 async fn no_fault_leaves_a_consumer_that_follows_its_lag_with_fewer_pods_than_it_needs() {
-    let given = std::env::var("SLUICE_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seeds = given.map_or_else(|| (0..4).map(|_| fastrand::u64(..)).collect(), |s| vec![s]);
-    for seed in seeds {
-        let mut dice = fastrand::Rng::with_seed(seed);
-        let (server, kafka) = (Server::new(), FakeKafka::new(PARTITIONS));
-        let mut operator = Some(start(&server, &kafka));
+    const UNREAD: &str = "nothing is read of the group";
+    const READ: &str = "all is read of the group";
+    const DRY: &str = "the mode changes to DryRun, or back";
+    for seed in seeds(4) {
+        let mut walk = Walk::begin(seed, PARTITIONS);
+        let (server, kafka) = (walk.server.clone(), walk.kafka.clone());
         let mut load = Load::of("orders", 80.0, 0.0, seed);
         kafka.set_of(&load.group(), |own| *own = crate::kafka::reading(PARTITIONS));
         server.put("kafkaconsumers", follower("orders"));
         let mut now = jiff::Timestamp::now().as_millisecond();
-        let mut seconds = async |load: &mut Load, server: &Server, known: bool, count: u64| {
+        let mut seconds = async |load: &mut Load, known: bool, count: u64| {
             for _ in 0..count {
                 now += 1_000;
                 if known {
-                    load.second(&kafka, server, now);
+                    load.second(&kafka, &server, now);
                 } else {
                     kafka.set_of(&load.group(), |_| {});
                 }
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         };
-        seconds(&mut load, &server, true, 200).await;
+        seconds(&mut load, true, 200).await;
         ready(&server, "orders", 3).await;
         server.take_calls();
         let (mut known, mut dry) = (true, false);
-        let mut story = Vec::new();
         for _ in 0..25 {
-            let event = dice.u8(0..9);
-            story.push(event);
-            match event {
-                0 => server.edit("deployments", "orders", remove_labels),
-                1 => server.hold_watches("deployments", dice.bool()),
-                2 => server.hold_watches("pods", dice.bool()),
-                3 => {
-                    operator.take().unwrap().stop().await;
-                    operator = Some(start(&server, &kafka));
-                }
-                4 => {
-                    server.stop();
-                    tokio::time::sleep(Duration::from_secs(dice.u64(1..40))).await;
-                    server.start();
-                }
-                5 => {
+            match walk.next(&[UNREAD, READ, DRY]).await {
+                UNREAD => {
                     known = false;
-                    let lost = sluice_operator::kafka::port::Reading::default();
-                    kafka.set_of(&load.group(), |own| *own = lost);
+                    kafka.set_of(&load.group(), |own| *own = Reading::default());
                 }
-                6 => {
+                READ => {
                     known = true;
-                    let found = crate::kafka::reading(PARTITIONS);
-                    kafka.set_of(&load.group(), |own| *own = found);
+                    kafka.set_of(&load.group(), |own| *own = crate::kafka::reading(PARTITIONS));
                 }
-                7 => {
+                DRY => {
                     dry = !dry;
                     let mut spec = follower("orders");
                     spec["spec"]["scaling"] =
                         json!({ "mode": if dry { "DryRun" } else { "Auto" } });
                     server.put("kafkaconsumers", spec);
                 }
-                _ => server.edit("deployments", "orders", |object| {
-                    object["metadata"]["annotations"] = json!({});
-                    object["metadata"]["managedFields"] = json!([]);
-                }),
+                _ => {}
             }
-            seconds(&mut load, &server, known, dice.u64(1..30)).await;
+            seconds(&mut load, known, walk.dice.u64(1..30)).await;
             for (from, to) in lowered(&server.take_calls()) {
-                assert!(to >= 3, "seed {seed}: {from} → {to}, three are needed, after {story:?}");
+                let (seed, story) = (walk.seed, &walk.story);
+                assert!(to >= 3, "seed {seed}: {from} → {to}, three are needed, after {story:#?}");
             }
         }
     }
 }
 
-fn unknown(reading: &mut sluice_operator::kafka::port::Reading) {
+fn unknown(reading: &mut Reading) {
     let mut snapshot = reading.snapshot.as_deref().unwrap().clone();
     snapshot.partitions.iter_mut().for_each(|partition| partition.end = None);
     reading.snapshot = Some(std::sync::Arc::new(snapshot));
@@ -456,7 +463,7 @@ async fn a_restart_before_the_first_reading_starts_no_pod_beyond_the_partitions(
     quiet().await;
     operator.stop().await;
     server.take_calls();
-    kafka.set(|reading| *reading = sluice_operator::kafka::port::Reading::default());
+    kafka.set(|reading| *reading = Reading::default());
     let _operator = start(&server, &kafka);
     quiet().await;
     assert!(crate::replicas_patches(&server.take_calls()).is_empty());
@@ -492,12 +499,7 @@ async fn a_group_is_called_the_consumers_alone_only_after_its_members_were_read(
 
 #[tokio::test(start_paused = true)]
 async fn a_restart_that_somebody_asks_of_the_deployment_is_left_to_it() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let _operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 3));
-    ready(&server, "orders", 3).await;
-    quiet().await;
-    server.take_calls();
+    let (server, _, _operator) = at_rest(3).await;
     // What `kubectl rollout restart` writes.
     let restarted = "/spec/template/metadata/annotations/kubectl.kubernetes.io~1restartedAt";
     server.edit("deployments", "orders", |object| {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::{
-    condition, consumer, kafka::FakeKafka, quiet, ready, replicas_patches, server::*, start,
+    condition, consumer, kafka::FakeKafka, quiet, ready, replicas_patches, running, server::*,
+    start,
 };
 
 /// Waits until the Deployment has so many replicas, and says how long that took.
@@ -21,10 +22,7 @@ async fn scaled(server: &Server, replicas: i64) -> Duration {
 
 #[tokio::test(start_paused = true)]
 async fn a_status_that_cannot_be_written_does_not_slow_scaling() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 3));
-    ready(&server, "orders", 3).await;
+    let (server, kafka, operator) = running(3).await;
     quiet().await;
     server.fault(|method, path| {
         (method == "PATCH" && path.ends_with("/status"))
@@ -122,10 +120,7 @@ async fn beside_an_older_definition_scaling_goes_on_and_readyz_says_what_to_run(
 
 #[tokio::test(start_paused = true)]
 async fn a_definition_that_is_rolled_back_meanwhile_is_noticed_by_the_first_refusal() {
-    let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let operator = start(&server, &kafka);
-    server.put("kafkaconsumers", consumer("orders", 3));
-    ready(&server, "orders", 3).await;
+    let (server, _, operator) = running(3).await;
     quiet().await;
     without(&server, &["partitions"]);
     let before = tokio::time::Instant::now();
