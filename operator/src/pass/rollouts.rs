@@ -204,20 +204,22 @@ mod tests {
 
     #[test]
     fn what_was_rolling_before_a_restart_has_its_turn_after_it() {
-        let own = good(&[("metadata/uid", "u"), ("spec/pod/image", NEW)]);
-        for (what, consumer, deployment, expected) in [
-            ("the status names it", follower("u", NEW), deployment(NEW, 1), true),
-            ("only the template names it", follower("u", OLD), deployment(NEW, 1), true),
-            ("only the status names it", follower("u", NEW), deployment(OLD, 2), true),
-            ("its pods are ready", follower("u", NEW), deployment(NEW, 2), false),
-            ("all but its status is done", follower("u", OLD), deployment(NEW, 2), false),
-            ("it has not begun", follower("u", OLD), deployment(OLD, 2), false),
-            ("the image is its own", own, deployment(NEW, 1), false),
+        for (what, status, template, ready, expected) in [
+            ("the status names it", NEW, NEW, 1, true),
+            ("only the template names it", OLD, NEW, 1, true),
+            ("only the status names it", NEW, OLD, 2, true),
+            ("its pods are ready", NEW, NEW, 2, false),
+            ("all but its status is done", OLD, NEW, 2, false),
+            ("it has not begun", OLD, OLD, 2, false),
         ] {
             let rollouts = Rollouts::new(1);
-            rollouts.resume(&consumer, Some(&deployment));
+            rollouts.resume(&follower("u", status), Some(&deployment(template, ready)));
             assert_eq!(is_taken(&rollouts), expected, "{what}");
         }
+        let rollouts = Rollouts::new(1);
+        let own = good(&[("metadata/uid", "u"), ("spec/pod/image", NEW)]);
+        rollouts.resume(&own, Some(&deployment(NEW, 1)));
+        assert!(!is_taken(&rollouts), "an image of its own is no upgrade");
     }
 
     #[test]
@@ -226,7 +228,9 @@ mod tests {
         assert_eq!(image(&rollouts, follower("u", OLD), &deployment(OLD, 2)), NEW);
         let bell = || -> Ring {
             let rung = Arc::clone(&rung);
-            Box::new(move || drop(rung.fetch_add(1, Ordering::Relaxed)))
+            Box::new(move || {
+                rung.fetch_add(1, Ordering::Relaxed);
+            })
         };
         let waits = rollouts.turn(follower("next", OLD), Some(&deployment(OLD, 2)), bell);
         assert_eq!(waits.image, OLD);

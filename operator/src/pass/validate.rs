@@ -408,7 +408,7 @@ fn pod_rules(pod: &Pod) -> Vec<String> {
                 wrong.push(format!(
                     "{field}: {key} is no key: [DOMAIN/]NAME, NAME of at most 63 of a-z, A-Z, 0-9, '-', '_' and '.'"
                 ));
-            } else if !is_annotation && !(value.is_empty() || is_label_name(value)) {
+            } else if !(is_annotation || value.is_empty() || is_label_name(value)) {
                 wrong.push(format!(
                     "{field}: {key} has a value that no label can have: at most 63 of a-z, A-Z, 0-9, '-', '_' and '.'"
                 ));

@@ -108,8 +108,10 @@ async fn an_image_that_does_not_start_is_taken_by_the_first_few_only() {
     assert_eq!(upgraded(&server).len(), 2);
 }
 
+type Change = fn(&mut Value);
+
 /// The ways in which a consumer that is rolling can cease to be one.
-const ENDS: [(&str, fn(&mut Value)); 4] = [
+const ENDS: [(&str, Change); 4] = [
     ("it is rejected", |object| {
         object["spec"]["kafka"]["properties"] = json!({ "plugin.library.paths": "/tmp/evil.so" });
     }),
