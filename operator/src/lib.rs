@@ -38,6 +38,7 @@
 //! election lease: one replica, strategy `Recreate`.
 
 pub mod args;
+pub mod clock;
 mod cluster;
 pub mod control;
 mod hash;

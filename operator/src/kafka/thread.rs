@@ -5,7 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
 use sluice_crds::conditions::reason;
 
 use super::{
@@ -17,6 +16,7 @@ use super::{
     pulse::{self, Pulse},
     reader::{End, Reader},
 };
+use crate::clock;
 
 /// A client that was closed for what its brokers announced is made again after this.
 const CLOSED: Duration = Duration::from_secs(300);
@@ -79,7 +79,7 @@ fn refuse(
         following.publish(None, |reading| {
             reading.error = Some(error.clone());
             reading.unread = Unread::All;
-            reading.read_at = Some(Timestamp::now().as_millisecond());
+            reading.read_at = Some(clock::now());
             true
         });
     };

@@ -4,10 +4,10 @@ use sluice_crds::{
     kafkaconsumer::status::PlannerMemory,
     tuning::{Knobs, Tuning},
 };
-use sluice_planner::{Decision, Observed, Reason, snapshot::Millis};
-use tokio::time::Instant;
+use sluice_planner::{Decision, Observed, Reason};
 
 use super::{Moment, Situation, memory::Memory, validate::Replicas};
+use crate::clock;
 
 /// What the planner decided.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,7 +28,7 @@ impl Planned {
 /// Asks the planner, where a snapshot is there.
 pub fn decide(situation: &Situation, memory: &mut Memory, now: Moment) -> Option<Planned> {
     let snapshot = situation.reading.snapshot.as_deref()?;
-    let observed = observed(situation, memory, now);
+    let observed = observed(situation, memory);
     let status = situation.children.status();
     let learnt = memory.learnt.get_or_insert_with(|| {
         status.memory.as_ref().map(sluice_planner::Memory::restore).unwrap_or_default()
@@ -39,18 +39,15 @@ pub fn decide(situation: &Situation, memory: &mut Memory, now: Moment) -> Option
         learnt,
         &observed,
         snapshot,
-        now.time.as_millisecond(),
+        now.millis(),
     );
     Some(Planned { decision, memory: learnt.kept() })
 }
 
 /// What this operator wrote, and when. Of what somebody else wrote the planner learns nothing: while
 /// it decides, a number of somebody else's is no decision, and is taken back or left to that one.
-fn observed(situation: &Situation, memory: &Memory, now: Moment) -> Observed {
+fn observed(situation: &Situation, memory: &Memory) -> Observed {
     let (children, written) = (situation.children, &memory.written);
-    let since = |at: Instant| -> Millis {
-        now.time.as_millisecond() - now.instant.duration_since(at).as_millis() as Millis
-    };
     let decides = situation.consumer.replicas == Replicas::Planner && !situation.consumer.paused;
     let there = children.desired();
     let ours = written.replicas.filter(|_| decides).map(|(replicas, _)| replicas);
@@ -61,10 +58,10 @@ fn observed(situation: &Situation, memory: &Memory, now: Moment) -> Observed {
         desired_since: written
             .replicas
             .filter(|(replicas, _)| Some(*replicas) == desired)
-            .map(|(_, at)| since(at)),
+            .map(|(_, at)| clock::millis(at)),
         ready: children.ready().max(0) as u32,
         tuning: current_knobs(situation),
-        tuning_at: written.knobs_at.map(since),
+        tuning_at: written.knobs_at.map(clock::millis),
     }
 }
 
@@ -84,10 +81,11 @@ pub fn current_knobs(situation: &Situation) -> Tuning {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::sync::Arc;
 
-    use jiff::Timestamp;
     use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
+
+    use tokio::time::Instant;
 
     use super::*;
     use crate::{
@@ -98,18 +96,17 @@ mod tests {
 
     #[test]
     fn the_planner_is_told_when_pods_and_knobs_were_written_and_by_whom_not() {
-        let (second, later) = (Duration::from_secs(1), Duration::from_secs(3));
-        let wrote = Instant::now() + second;
-        let now = Moment { time: Timestamp::UNIX_EPOCH + later, instant: wrote + second };
+        let wrote = Instant::now();
+        let at = clock::millis(wrote);
         let manual = [("spec/scaling/mode", "Manual"), ("spec/replicas", "4")];
         let paused = [("metadata/annotations", "{ sluice.dev/paused: 'true' }")];
         // (changes of the spec, the replicas that this operator wrote, those of the Deployment) →
         // those that are desired, and since when
         for (changes, written, there, desired, since) in [
             (&[][..], None, Some(4), 4, None),
-            (&[], Some(4), Some(4), 4, Some(2_000)),
+            (&[], Some(4), Some(4), 4, Some(at)),
             // Somebody else wrote them, or deleted the Deployment.
-            (&[], Some(4), Some(5), 4, Some(2_000)),
+            (&[], Some(4), Some(5), 4, Some(at)),
             (&[], Some(4), None, 0, None),
             // Who decides nothing has no number of its own.
             (&manual, Some(4), Some(5), 5, None),
@@ -132,10 +129,10 @@ mod tests {
             let mut memory = Memory::default();
             memory.written.replicas = written.map(|replicas| (replicas, wrote));
             memory.written.knobs_at = written.map(|_| wrote);
-            let observed = observed(&situation, &memory, now);
+            let observed = observed(&situation, &memory);
             let case = format!("{written:?} written, {there:?} there");
             assert_eq!(observed.desired_since, since, "{case}");
-            assert_eq!(observed.tuning_at, written.map(|_| 2_000), "{case}");
+            assert_eq!(observed.tuning_at, written.map(|_| at), "{case}");
             assert_eq!(observed.desired, desired, "{case}");
         }
     }

@@ -21,6 +21,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 use sluice_crds::{KafkaConsumer, config, error::sentence, kafkaconsumer::tuning::ApplyOn};
+use sluice_planner::snapshot::Millis;
 use tokio::time::Instant;
 
 use self::{
@@ -36,6 +37,7 @@ use self::{
     validate::Validated,
 };
 use crate::{
+    clock,
     cluster::{
         apply::{Applied, Pods, Writer},
         children::{self, Children, Observer},
@@ -353,6 +355,11 @@ impl Moment {
     /// Now.
     pub fn now() -> Self {
         Self { time: Timestamp::now(), instant: Instant::now() }
+    }
+
+    /// By the clock of the readings.
+    pub fn millis(self) -> Millis {
+        clock::millis(self.instant)
     }
 
     /// After `duration` from now, as a requeue.

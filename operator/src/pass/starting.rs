@@ -71,7 +71,7 @@ impl Starting {
         match answer {
             Ok(()) => {
                 let commit = std::mem::take(commit);
-                *self = Self { state: State::Done { at: now.time.as_millisecond() }, failures: 0 };
+                *self = Self { state: State::Done { at: now.millis() }, failures: 0 };
                 Some(commit)
             }
             Err(error) => {
@@ -167,7 +167,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_commit_is_made_once_and_told_once_though_the_offsets_are_read_later() {
         let (mut starting, begin) = (Starting::default(), Moment::now());
-        let old = snapshot(begin.time.as_millisecond());
+        let old = snapshot(begin.millis());
         let advance = |starting: &mut Starting, snapshot: &Snapshot, now, ok| {
             starting.advance(commit(), snapshot, |_| answer(ok), || (), now)
         };
@@ -180,14 +180,14 @@ mod tests {
         assert_eq!(advance(&mut starting, &old, begin, None), Progress::Committed);
         // A reading of later says that there is still none: somebody deleted the group.
         let later = at(10_000, begin);
-        let new = snapshot(later.time.as_millisecond());
+        let new = snapshot(later.millis());
         assert_eq!(advance(&mut starting, &new, later, None), Progress::Waits);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_commit_without_an_answer_fails_after_a_while_and_is_tried_again_later() {
         let (mut starting, begin) = (Starting::default(), Moment::now());
-        let old = snapshot(begin.time.as_millisecond());
+        let old = snapshot(begin.millis());
         let (rung, mut bell) = oneshot::channel();
         let ring = move || rung.send(()).unwrap();
         let first = starting.advance(commit(), &old, |_| answer(None), ring, begin);

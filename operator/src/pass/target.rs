@@ -181,7 +181,7 @@ mod tests {
 
     use sluice_planner::{
         Numbers, Reason,
-        snapshot::{Committed, Partition, Snapshot, TopicPartition},
+        snapshot::{Committed, Millis, Partition, Snapshot, TopicPartition},
     };
 
     use super::*;
@@ -196,18 +196,18 @@ mod tests {
         },
     };
 
-    /// 1,000 partitions without a lag.
-    fn snapshot() -> Snapshot {
+    /// 1,000 partitions without a lag, as they were read at this time.
+    fn snapshot(at: Millis) -> Snapshot {
         let partition = |partition| Partition {
             id: TopicPartition { topic: "orders".into(), partition },
             start: Some(0),
             end: Some(0),
-            end_at: 0,
+            end_at: at,
             committed: Committed::At(0),
-            committed_at: 0,
+            committed_at: at,
             report: None,
         };
-        Snapshot { at: 0, partitions: (0..1_000).map(partition).collect(), group: None }
+        Snapshot { at, partitions: (0..1_000).map(partition).collect(), group: None }
     }
 
     fn decided(changes: &[(&str, &str)]) -> Target {
@@ -217,11 +217,11 @@ mod tests {
             tuning: None,
             pods: Vec::new(),
         };
-        let reading = Reading { snapshot: Some(Arc::new(snapshot())), ..Reading::default() };
+        let now = Moment::now();
+        let read = Arc::new(snapshot(now.millis()));
+        let reading = Reading { snapshot: Some(read), ..Reading::default() };
         let consumer = good(changes);
         let situation = Situation { consumer: &consumer, children: &children, reading: &reading };
-        let now =
-            Moment { time: jiff::Timestamp::UNIX_EPOCH, instant: tokio::time::Instant::now() };
         let planned = decide(&situation, &mut Memory::default(), now);
         let gate = Gate { protocol: None, opening: Opening::Open, events: Vec::new(), again: None };
         Target::of(&situation, planned.as_ref(), &gate)

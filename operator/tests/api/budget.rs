@@ -23,13 +23,12 @@ async fn calls_of(
         kafka.set_of(&load.group(), |own| *own = reading(PARTITIONS));
         server.put("kafkaconsumers", follower(&load.name));
     }
-    let begin = jiff::Timestamp::now().as_millisecond();
     for second in 1..=(SETTLED + seconds) as i64 {
         if second == SETTLED as i64 {
             server.take_calls();
         }
         for load in loads.iter_mut() {
-            load.second(kafka, server, begin + second * 1_000);
+            load.second(kafka, server);
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

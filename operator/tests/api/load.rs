@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sluice_crds::report::ProgressReport;
+use sluice_operator::clock;
 use sluice_planner::snapshot::{Committed, Group, GroupState, Snapshot};
 
 use crate::{kafka::FakeKafka, server::Server};
@@ -42,9 +43,10 @@ impl Load {
         format!("shop.{}", self.name)
     }
 
-    /// One more second of it, at a time in milliseconds. What arrived in the second before is
-    /// handled and committed by the pods that are ready.
-    pub fn second(&mut self, kafka: &FakeKafka, server: &Server, at: i64) {
+    /// One more second of it, as it is read now. What arrived in the second before is handled and
+    /// committed by the pods that are ready.
+    pub fn second(&mut self, kafka: &FakeKafka, server: &Server) {
+        let at = clock::now();
         let pods = server.get("deployments", &self.name);
         let pods = pods.and_then(|d| d["status"]["readyReplicas"].as_i64()).unwrap_or(0);
         let before = self.end.clone();

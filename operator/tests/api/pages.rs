@@ -147,7 +147,7 @@ async fn a_reader_that_is_late_is_named_by_readyz_and_metrics_and_makes_nothing_
 #[tokio::test(start_paused = true)]
 async fn kafka_is_not_called_reachable_after_a_reading_that_is_older_than_three_intervals() {
     let (server, kafka) = (Server::new(), FakeKafka::new(12));
-    let now = || jiff::Timestamp::now().as_millisecond();
+    let now = sluice_operator::clock::now;
     kafka.set(|reading| {
         (reading.read_at, reading.interval) = (Some(now()), Some(Duration::from_secs(3_600)));
     });

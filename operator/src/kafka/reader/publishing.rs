@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use sluice_crds::conditions::reason;
 
 use super::{
     super::{addresses, client, errors, following::Following, port::ReadError, round},
     Reader, TopicState,
 };
+use crate::clock;
 
 impl Reader<'_> {
     /// Publishes what is known of a group.
@@ -20,12 +20,14 @@ impl Reader<'_> {
         let state = self.states.entry(following.id()).or_default();
         let topics = &following.what().topics;
         let is_touched = state.is_touched()
-            || topics.iter().any(|name| self.topics.get(name).is_none_or(TopicState::is_touched));
+            || topics
+                .iter()
+                .any(|name| self.topics.get(&**name).is_none_or(TopicState::is_touched));
         let view = (is_touched && excess.is_none()).then(|| {
             let committed_only = following.committed_only();
             round::view(self.addresses, topics, &self.topics, state, committed_only)
         });
-        let is_unknown = topics.iter().any(|name| !self.topics.contains_key(name));
+        let is_unknown = topics.iter().any(|name| !self.topics.contains_key(&**name));
         let undescribed = self.topics_failed.as_ref().filter(|_| is_unknown);
         let client = self.admin.client();
         let explain = |error: ReadError| match (client.refused(), client.connection_error()) {
@@ -40,7 +42,7 @@ impl Reader<'_> {
             }
             _ => error,
         };
-        let (now, interval) = (Timestamp::now().as_millisecond(), self.pace.interval());
+        let (now, interval) = (clock::now(), self.pace.interval());
         // What nobody has answered for in this round is as it was.
         let Some(view) = view.or_else(|| excess.map(|error| round::View::none(Some(error)))) else {
             following.publish(Some(Duration::MAX), |reading| {
@@ -55,7 +57,7 @@ impl Reader<'_> {
         let error = error.map(explain);
         let ids = topics
             .iter()
-            .filter_map(|name| Some((name.clone(), self.topics.get(name)?.id.clone()?)))
+            .filter_map(|name| Some((name.to_string(), self.topics.get(&**name)?.id.clone()?)))
             .collect();
         following.publish(view.quiet, |reading| {
             let is_new = reading.error != error

@@ -43,7 +43,7 @@ pub async fn report(
 ) -> Option<Duration> {
     let children = outcome.situation.children;
     let last = children.status();
-    let mut verdicts = verdicts::of_pass(outcome, now.time);
+    let mut verdicts = verdicts::of_pass(outcome, now);
     for (type_, verdict) in [
         (types::KAFKA_REACHABLE, &mut verdicts.kafka_reachable),
         (types::SCALING_ACTIVE, &mut verdicts.scaling_active),

@@ -1,6 +1,5 @@
 //! The verdict of each condition, from what a pass found. Pure.
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use sluice_crds::conditions::{
     GROUP_CONFLICT, KAFKA_REACHABLE, READY, SCALING_ACTIVE, SCALING_LIMITED, reason,
@@ -13,7 +12,7 @@ use super::{
 use crate::{
     kafka::port::Reading,
     pass::{
-        Outcome,
+        Moment, Outcome,
         settle::Conflict,
         target,
         validate::{Replicas, Validated},
@@ -21,7 +20,7 @@ use crate::{
 };
 
 /// The verdicts of a pass over a valid spec.
-pub fn of_pass(outcome: &Outcome, now: Timestamp) -> Verdicts {
+pub fn of_pass(outcome: &Outcome, now: Moment) -> Verdicts {
     let reading = outcome.situation.reading;
     let status = outcome.situation.children.status();
     // The operator was started again: until it has read for itself, what was known is not forgotten.
@@ -56,7 +55,7 @@ pub fn of_refusal(message: &str) -> Verdicts {
     }
 }
 
-fn ready(outcome: &Outcome, now: Timestamp) -> Verdict {
+fn ready(outcome: &Outcome, now: Moment) -> Verdict {
     let Outcome { situation, planned, gate, target, applied, .. } = *outcome;
     let (consumer, children, reading) = (situation.consumer, situation.children, situation.reading);
     if let Some(conflict) = gate.conflict() {
@@ -80,8 +79,12 @@ fn ready(outcome: &Outcome, now: Timestamp) -> Verdict {
         };
     }
     let pods: Vec<&Pod> = children.pods.iter().map(AsRef::as_ref).collect();
-    let verdict =
-        conditions::pods(target.replicas.unwrap_or(0), applied.deployment.as_deref(), &pods, now);
+    let verdict = conditions::pods(
+        target.replicas.unwrap_or(0),
+        applied.deployment.as_deref(),
+        &pods,
+        now.time,
+    );
     if consumer.paused {
         return Verdict {
             reason: reason::PAUSED.to_owned(),
@@ -101,7 +104,7 @@ fn ready(outcome: &Outcome, now: Timestamp) -> Verdict {
     verdict
 }
 
-fn kafka_reachable(reading: &Reading, now: Timestamp) -> Verdict {
+fn kafka_reachable(reading: &Reading, now: Moment) -> Verdict {
     match (&reading.error, &reading.snapshot) {
         (Some(trouble), _) => Verdict::no(trouble.reason, trouble.message.clone()),
         (None, None) => Verdict::pending("the first reading is on its way"),
@@ -116,7 +119,7 @@ fn kafka_reachable(reading: &Reading, now: Timestamp) -> Verdict {
                 );
             }
             // A reader that hangs or has died leaves its last reading behind.
-            if let Some(age) = reading.late(now.as_millisecond()) {
+            if let Some(age) = reading.late(now.millis()) {
                 let message = format!(
                     "the newest reading is {} s old: whether Kafka is reachable is not known",
                     age.as_secs()
