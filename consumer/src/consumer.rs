@@ -201,7 +201,7 @@ impl Consumer {
         tracing::info!(
             pod = self.pod,
             group = self.config.kafka.group_id,
-            topics = self.config.kafka.topics.join(","),
+            topics = self.config.kafka.topics.iter().map(|name| &**name).collect::<Vec<_>>().join(","),
             ordering = ?self.config.ordering,
             "starting"
         );

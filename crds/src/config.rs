@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Duration,
+    Duration, TopicName,
     kafkaconsumer::{
         Ordering,
         delivery::Retry,
@@ -72,7 +72,7 @@ pub struct KafkaConfig {
     /// Addresses, `host:port` separated by commas.
     pub bootstrap_servers: String,
     /// The topics.
-    pub topics: Vec<String>,
+    pub topics: Vec<TopicName>,
     /// The consumer group.
     pub group_id: String,
     /// The group protocol; never `Auto` here.
@@ -145,7 +145,7 @@ mod tests {
             version: VERSION,
             kafka: KafkaConfig {
                 bootstrap_servers: "kafka:9092".into(),
-                topics: vec!["orders".into()],
+                topics: vec!["orders".parse().unwrap()],
                 group_id: "shop.orders".into(),
                 protocol: GroupProtocol::Classic,
                 isolation: Isolation::ReadCommitted,

@@ -16,6 +16,18 @@ pub const DESIRED_HASH: &str = "sluice.dev/desired-hash";
 /// Label with the KafkaConsumer's name. Together with [`NAME`] it selects a consumer's pods.
 pub const INSTANCE: &str = "app.kubernetes.io/instance";
 
+/// The domain of the operator's own labels and annotations.
+pub const DOMAIN: &str = "sluice.dev";
+
+/// Whether a label or an annotation on a consumer's objects is the operator's own: nobody else may
+/// set it.
+pub fn is_own(key: &str) -> bool {
+    let domain = key.split_once('/').map_or("", |(domain, _)| domain);
+    [MANAGED_BY, NAME, INSTANCE].contains(&key)
+        || domain == DOMAIN
+        || domain.strip_suffix(DOMAIN).is_some_and(|rest| rest.ends_with('.'))
+}
+
 /// Annotation on a KafkaConsumer: `"true"` stops the operator from writing to its children.
 pub const PAUSED: &str = "sluice.dev/paused";
 /// Annotation on a KafkaConsumer: `"true"` lets it take over a group that other members still use.

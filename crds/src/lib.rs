@@ -15,7 +15,9 @@ pub mod labels;
 pub mod listen;
 pub mod member;
 pub mod report;
+pub mod topic;
 pub mod tuning;
 
 pub use duration::Duration;
 pub use kafkaconsumer::{KafkaConsumer, KafkaConsumerSpec, KafkaConsumerStatus};
+pub use topic::TopicName;

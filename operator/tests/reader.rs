@@ -82,7 +82,7 @@ impl Followed {
         let (on_reading, readings) = mpsc::channel();
         let config = KafkaConfig {
             bootstrap_servers: servers.to_owned(),
-            topics: vec![TOPIC.to_owned()],
+            topics: vec![TOPIC.parse().unwrap()],
             group_id: group.to_owned(),
             protocol: GroupProtocol::Classic,
             isolation: Isolation::ReadUncommitted,

@@ -11,7 +11,7 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
 };
-use sluice_crds::kafkaconsumer::tuning::ApplyOn;
+use sluice_crds::{TopicName, kafkaconsumer::tuning::ApplyOn};
 
 use super::{
     EngineConfig, Error, Stop, batch_queue, context::Context, partition::Partition, settings,
@@ -67,7 +67,7 @@ pub(super) fn run(
     let for_events = Arc::clone(waker);
     consumer.set_nonempty_callback(move || for_events.wake());
     consumer
-        .subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())
+        .subscribe(&topics.iter().map(|name| &**name).collect::<Vec<_>>())
         .map_err(Error::Client)?;
 
     let mut thread = Thread {
@@ -97,7 +97,7 @@ struct Thread {
     /// Errors by their number, and when they were logged last.
     said: HashMap<i32, Instant>,
     member_at: Option<Instant>,
-    topics: Vec<String>,
+    topics: Vec<TopicName>,
     /// A topic may not exist: when to look for it (again).
     missing: Option<Instant>,
 }
@@ -216,7 +216,7 @@ impl Thread {
         let found = self.topics.iter().find(|topic| missing(topic));
         if let Some(topic) = found {
             tracing::warn!(
-                topic,
+                %topic,
                 "the topic does not exist, or cannot be read; looking again, not ready until then"
             );
         }

@@ -97,7 +97,7 @@ mod tests {
     fn kafka(protocol: GroupProtocol, properties: &[(&str, &str)]) -> KafkaConfig {
         KafkaConfig {
             bootstrap_servers: "kafka:9092".into(),
-            topics: vec!["orders".into()],
+            topics: vec!["orders".parse().unwrap()],
             group_id: "shop.orders".into(),
             protocol,
             isolation: Isolation::ReadCommitted,

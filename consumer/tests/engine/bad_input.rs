@@ -104,7 +104,7 @@ async fn an_unknown_topic_is_not_ready_not_created_and_found_when_it_comes() {
     for protocol in [Protocol::Cooperative, Protocol::Consumer] {
         let world = World::new(1);
         let mut config = world.config();
-        config.kafka.topics = vec!["later".into()];
+        config.kafka.topics = vec!["later".parse().unwrap()];
         let member =
             world.member("a", protocol, config, None).start(Arc::new(Recorder::new("a"))).unwrap();
         // Longer than a group needs to form, as nothing tells that something does not happen.

@@ -122,7 +122,7 @@ impl World {
             version: VERSION,
             kafka: KafkaConfig {
                 bootstrap_servers: self.servers.clone(),
-                topics: vec![TOPIC.into()],
+                topics: vec![TOPIC.parse().unwrap()],
                 group_id: GROUP.into(),
                 protocol: GroupProtocol::Classic,
                 isolation: Isolation::ReadCommitted,

@@ -7,6 +7,7 @@
 pub mod delivery;
 pub mod handler;
 pub mod kafka;
+pub mod metadata;
 pub mod pod;
 mod reference;
 pub mod scaling;
@@ -21,6 +22,7 @@ pub use self::{
     delivery::Delivery,
     handler::Handler,
     kafka::Kafka,
+    metadata::InheritedMetadata,
     pod::Pod,
     reference::reference_md,
     scaling::Scaling,
@@ -100,6 +102,10 @@ pub struct KafkaConsumerSpec {
     /// The consumer's pods: image, resources and placement.
     #[serde(default)]
     pub pod: Pod,
+
+    /// Labels and annotations of everything that the operator creates for this consumer: the Deployment, the ConfigMaps and the pods. `pod.labels` and `pod.annotations` are laid over them.
+    #[serde(default)]
+    pub inherited_metadata: InheritedMetadata,
 
     /// True stops all pods and keeps the group's offsets; false (the default) consumes.
     #[serde(default)]

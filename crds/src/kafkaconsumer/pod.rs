@@ -45,11 +45,11 @@ pub struct Pod {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub env_from: Vec<core::EnvFromSource>,
 
-    /// Further labels of the pods.
+    /// Further labels of the pods. Refused: `sluice.dev/…` and the three of `app.kubernetes.io` that the operator sets (`name`, `instance`, `managed-by`).
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 
-    /// Further annotations of the pods.
+    /// Further annotations of the pods. Refused: `sluice.dev/…`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 

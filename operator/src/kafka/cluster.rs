@@ -184,7 +184,7 @@ mod tests {
     fn config() -> KafkaConfig {
         KafkaConfig {
             bootstrap_servers: "127.0.0.1:1".to_owned(),
-            topics: vec!["orders".to_owned()],
+            topics: vec!["orders".parse().unwrap()],
             group_id: "billing".to_owned(),
             protocol: GroupProtocol::Classic,
             isolation: Isolation::ReadUncommitted,

@@ -11,7 +11,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
 use rdkafka::types::RDKafkaErrorCode;
 use sluice_crds::kafkaconsumer::kafka::GroupProtocol;
 
@@ -29,6 +28,7 @@ use super::{
     round::{self, GroupState},
     topics::{self, LeaderQueries, TopicState},
 };
+use crate::clock;
 
 mod publishing;
 
@@ -228,7 +228,7 @@ impl<'a> Reader<'a> {
             self.states.retain(|group, _| present.contains(group));
         }
         let wanted: HashSet<&str> =
-            groups.iter().flat_map(|g| g.what().topics.iter().map(String::as_str)).collect();
+            groups.iter().flat_map(|g| g.what().topics.iter().map(|name| &**name)).collect();
         self.topics.retain(|name, _| wanted.contains(name.as_str()));
         if groups.is_empty() {
             return;
@@ -302,7 +302,7 @@ impl<'a> Reader<'a> {
         for group in &readable {
             let topics = &group.what().topics;
             // The ends of a group's topics are of about one moment: one that is active keeps the others company.
-            let mut known = topics.iter().filter_map(|name| self.topics.get(name));
+            let mut known = topics.iter().filter_map(|name| self.topics.get(&**name));
             let is_active = known.any(|topic| topic.is_active(now));
             for name in topics {
                 needs.entry(name).or_default().add(group.committed_only(), is_active);
@@ -348,7 +348,7 @@ impl<'a> Reader<'a> {
     /// What keeps a group from being read at all: more partitions than allowed.
     fn excess(&self, following: &Following) -> Option<ReadError> {
         let counts = following.what().topics.iter();
-        let count = counts.filter_map(|name| self.topics.get(name)?.count()).sum();
+        let count = counts.filter_map(|name| self.topics.get(&**name)?.count()).sum();
         (count > self.limits.partitions).then(|| errors::too_many_partitions(count, self.limits))
     }
 
@@ -361,7 +361,7 @@ impl<'a> Reader<'a> {
         let members_due = state.members_are_due(now) && following.members_wanted();
         let Some(broker) = state.coordinator.broker(&self.brokers) else { return };
         if offsets_due {
-            let known = what.topics.iter().filter_map(|name| self.topics.get(name));
+            let known = what.topics.iter().filter_map(|name| self.topics.get(&**name));
             let all: PartitionList = known
                 .flat_map(|topic| {
                     topic.partitions().map(|(number, _)| (Arc::clone(topic.name()), number))
@@ -422,7 +422,7 @@ impl<'a> Reader<'a> {
     /// Takes an answer in.
     fn answered(&mut self, tag: u64, answer: Result<Answer, Failure>) {
         let Some(request) = self.requests.answered(tag) else { return };
-        let now = Timestamp::now().as_millisecond();
+        let now = clock::now();
         match &answer {
             Ok(_) if self.requests.is_of_this_round(&request) => {
                 self.pace.answered(request.asked.elapsed());
@@ -540,7 +540,7 @@ impl<'a> Reader<'a> {
         let groups = self.followed();
         let readable = groups.iter().filter(|group| self.excess(group).is_none());
         let read: HashSet<&str> =
-            readable.flat_map(|group| group.what().topics.iter().map(String::as_str)).collect();
+            readable.flat_map(|group| group.what().topics.iter().map(|name| &**name)).collect();
         let unread = self.topics.iter_mut().filter(|(name, _)| !read.contains(name.as_str()));
         unread.for_each(|(_, topic)| topic.drop_partitions());
     }

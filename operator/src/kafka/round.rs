@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sluice_crds::{kafkaconsumer::kafka::GroupProtocol, report::ProgressReport};
+use sluice_crds::{TopicName, kafkaconsumer::kafka::GroupProtocol, report::ProgressReport};
 use sluice_planner::snapshot::{
     Committed, Group, GroupState as State, Member, Millis, Partition, Snapshot, TopicPartition,
 };
@@ -252,18 +252,18 @@ impl View {
 /// Looks at all that is known of a group's topics and offsets.
 pub fn view(
     addresses: &str,
-    names: &[String],
+    names: &[TopicName],
     topics: &BTreeMap<String, TopicState>,
     group: &mut GroupState,
     committed_only: bool,
 ) -> View {
     group.is_touched = false;
     let is_new = std::mem::take(&mut group.is_new);
-    let mut names: Vec<&String> = names.iter().collect();
+    let mut names: Vec<&TopicName> = names.iter().collect();
     names.sort_unstable();
     let mut known = Vec::with_capacity(names.len());
     for name in names {
-        let Some(topic) = topics.get(name) else { return View::none(None) };
+        let Some(topic) = topics.get(&**name) else { return View::none(None) };
         match &topic.partitions {
             Ok(partitions) => known.push((topic, partitions)),
             Err(failure) => {
@@ -466,7 +466,7 @@ mod tests {
         let offsets = vec![offset(0, None), offset(1, failure)];
         let asked = [("orders".into(), 0), ("orders".into(), 1)];
         group.take_offsets(offsets, &asked, Instant::now(), 1);
-        let view = view("kafka:9092", &["orders".to_owned()], &topics, &mut group, false);
+        let view = view("kafka:9092", &["orders".parse().unwrap()], &topics, &mut group, false);
         let error = view.error.unwrap();
         assert_eq!(error.reason, reason::PARTLY_KNOWN);
         let said = "the committed offsets of 1 of 2 partitions could not be read (orders-1): ";

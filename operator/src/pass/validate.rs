@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 
 use kube::core::cel::ErrorKind;
 use sluice_crds::{
-    KafkaConsumer, KafkaConsumerStatus,
+    KafkaConsumer, KafkaConsumerSpec, KafkaConsumerStatus, TopicName,
     config::KafkaConfig,
     kafkaconsumer::{
-        Delivery, Handler, Ordering, Pod, Scaling, TuningSpec,
+        Delivery, Handler, InheritedMetadata, Ordering, Pod, Scaling, TuningSpec,
         kafka::{
             CODE_PROPERTIES, ENGINE_PROPERTIES, GroupProtocol, PROTOCOL_PROPERTIES,
             SECRET_PREFIXES, StartFrom,
@@ -19,6 +19,7 @@ use sluice_crds::{
         scaling::ScalingMode,
     },
     labels,
+    topic::NotATopic,
     tuning::Knobs,
 };
 
@@ -63,6 +64,8 @@ pub struct Validated {
     pub delivery: Delivery,
     /// The pods' template.
     pub pod: Pod,
+    /// Labels and annotations of all objects.
+    pub inherited: InheritedMetadata,
     /// The consumer's image.
     pub image: String,
     /// The stock image that was chosen: `image` itself, unless the spec names another.
@@ -227,14 +230,7 @@ pub fn validate(
     Ok(Validated {
         kafka: KafkaConfig {
             bootstrap_servers: spec.kafka.bootstrap_servers.clone(),
-            topics: spec
-                .kafka
-                .topics
-                .iter()
-                .collect::<BTreeSet<_>>()
-                .into_iter()
-                .cloned()
-                .collect(),
+            topics: topics(&spec.kafka.topics)?,
             group_id,
             protocol,
             isolation: spec.kafka.isolation,
@@ -251,6 +247,7 @@ pub fn validate(
         tuning: spec.tuning.clone(),
         delivery: spec.delivery.clone(),
         pod: spec.pod.clone(),
+        inherited: spec.inherited_metadata.clone(),
         image: image.ok_or(Error::NoImage)?,
         stock_image,
         upgrade,
@@ -258,6 +255,14 @@ pub fn validate(
         take_over: is_set(consumer, labels::TAKE_OVER),
         id,
     })
+}
+
+/// The topics, each once and in order.
+fn topics(names: &[String]) -> Result<Vec<TopicName>, Error> {
+    let parsed = names.iter().map(|name| name.parse::<TopicName>());
+    let topics = parsed.collect::<Result<BTreeSet<_>, _>>();
+    let wrong = |error: NotATopic| Error::Spec(vec![format!("kafka.topics: {error}")]);
+    Ok(topics.map_err(wrong)?.into_iter().collect())
 }
 
 /// What runs, and what should.
@@ -322,10 +327,6 @@ fn broken_rules(consumer: &KafkaConsumer) -> Vec<String> {
     };
     rule((1..=64).contains(&spec.kafka.topics.len()), "kafka.topics needs 1 to 64 topics");
     rule(
-        spec.kafka.topics.iter().all(|t| is_topic(t)),
-        "kafka.topics holds a name that no topic can have: use a-z, A-Z, 0-9, '.', '_' and '-', at most 249 of them",
-    );
-    rule(
         !spec.kafka.bootstrap_servers.is_empty()
             && spec.kafka.bootstrap_servers.split(',').all(is_address),
         "kafka.bootstrapServers needs addresses host:port, separated by commas",
@@ -372,7 +373,7 @@ fn broken_rules(consumer: &KafkaConsumer) -> Vec<String> {
         spec.pod.volumes.iter().all(|v| !OWN_VOLUMES.contains(&v.name.as_str())),
         "pod.volumes: the names sluice-config and sluice-tuning are the operator's",
     );
-    for sentence in pod_rules(&spec.pod) {
+    for sentence in pod_rules(&spec.pod).into_iter().chain(metadata_rules(spec)) {
         rule(false, &sentence);
     }
     wrong
@@ -398,17 +399,29 @@ fn pod_rules(pod: &Pod) -> Vec<String> {
     for name in pod.env.iter().map(|e| &e.name).filter(|name| !is_variable(name)) {
         wrong.push(format!("pod.env: {name} is no name of a variable: no '=', printable ASCII"));
     }
-    for (field, entries) in [("pod.labels", &pod.labels), ("pod.annotations", &pod.annotations)] {
+    wrong
+}
+
+/// Labels and annotations that the API server would refuse, and those that are the operator's own.
+fn metadata_rules(spec: &KafkaConsumerSpec) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let InheritedMetadata { labels, annotations } = &spec.inherited_metadata;
+    for (field, entries, are_labels) in [
+        ("inheritedMetadata.labels", labels, true),
+        ("inheritedMetadata.annotations", annotations, false),
+        ("pod.labels", &spec.pod.labels, true),
+        ("pod.annotations", &spec.pod.annotations, false),
+    ] {
         for (key, value) in entries {
             // The API server takes the key of an annotation in any case.
-            let is_annotation = field == "pod.annotations";
-            let is_key =
-                is_label_key(&if is_annotation { key.to_lowercase() } else { key.clone() });
-            if !is_key {
+            let lower = if are_labels { key } else { &key.to_lowercase() };
+            if labels::is_own(lower) {
+                wrong.push(format!("{field}: {key} is set by the operator; remove it"));
+            } else if !is_label_key(lower) {
                 wrong.push(format!(
                     "{field}: {key} is no key: [DOMAIN/]NAME, NAME of at most 63 of a-z, A-Z, 0-9, '-', '_' and '.'"
                 ));
-            } else if !(is_annotation || value.is_empty() || is_label_name(value)) {
+            } else if are_labels && !(value.is_empty() || is_label_name(value)) {
                 wrong.push(format!(
                     "{field}: {key} has a value that no label can have: at most 63 of a-z, A-Z, 0-9, '-', '_' and '.'"
                 ));
@@ -466,11 +479,6 @@ fn refused_property(name: &str) -> Option<&'static str> {
     } else {
         None
     }
-}
-
-fn is_topic(name: &str) -> bool {
-    (1..=249).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
 fn is_address(address: &str) -> bool {
@@ -664,7 +672,7 @@ spec:
     fn a_spec_that_is_older_than_a_rule_is_refused_with_what_to_write() {
         for (changes, says) in [
             (vec![("spec/kafka/topics", "[]")], "1 to 64 topics"),
-            (vec![("spec/kafka/topics", "['a b']")], "no topic can have"),
+            (vec![("spec/kafka/topics", "['a b']")], "is no name of a topic"),
             (vec![("spec/kafka/bootstrapServers", "kafka")], "host:port"),
             (
                 vec![("spec/kafka/properties", "{ group.id: x }")],
@@ -680,6 +688,18 @@ spec:
                 "remove plugin.library.paths",
             ),
             (vec![("spec/handler", "{}")], "exactly one"),
+            (
+                vec![("spec/inheritedMetadata", "{ labels: { sluice.dev/consumer: x } }")],
+                "inheritedMetadata.labels: sluice.dev/consumer is set by the operator; remove it",
+            ),
+            (
+                vec![("spec/inheritedMetadata", "{ annotations: { 'a b': x } }")],
+                "inheritedMetadata.annotations: a b is no key",
+            ),
+            (
+                vec![("spec/pod", "{ labels: { app.kubernetes.io/name: x } }")],
+                "pod.labels: app.kubernetes.io/name is set by the operator",
+            ),
             (vec![("spec/handler", "{ http: { url: 'ftp://x' } }")], "http://"),
             (vec![("spec/scaling/mode", "Manual")], "spec.replicas"),
             (vec![("spec/replicas", "3")], "spec.replicas"),

@@ -43,7 +43,7 @@ impl Followed {
         let (wake, readings) = mpsc::channel();
         let config = KafkaConfig {
             bootstrap_servers: servers.to_owned(),
-            topics: vec!["orders".to_owned()],
+            topics: vec!["orders".parse().unwrap()],
             group_id: group.to_owned(),
             protocol: GroupProtocol::Classic,
             isolation: Isolation::ReadUncommitted,

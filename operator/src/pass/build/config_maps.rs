@@ -12,7 +12,7 @@ use sluice_crds::{
 };
 
 use super::{Error, metadata};
-use crate::{hash::hash, identity::Identity, pass::validate::Validated};
+use crate::{hash::hash, pass::validate::Validated};
 
 /// The static configuration of a consumer's pods.
 pub fn consumer_config(v: &Validated, protocol: GroupProtocol) -> ConsumerConfig {
@@ -47,9 +47,9 @@ pub fn meaning(config: &ConsumerConfig) -> Result<String, Error> {
 ///
 /// # Errors
 /// As the serializer's.
-pub fn config(id: &Identity, config: &ConsumerConfig, meaning: &str) -> Result<ConfigMap, Error> {
+pub fn config(v: &Validated, config: &ConsumerConfig, meaning: &str) -> Result<ConfigMap, Error> {
     Ok(ConfigMap {
-        metadata: metadata(id, id.config_name(meaning)),
+        metadata: metadata(v, v.id.config_name(meaning), BTreeMap::new()),
         immutable: Some(true),
         data: Some(BTreeMap::from([(config::FILE_NAME.to_owned(), config.to_yaml()?)])),
         ..ConfigMap::default()
@@ -60,12 +60,10 @@ pub fn config(id: &Identity, config: &ConsumerConfig, meaning: &str) -> Result<C
 ///
 /// # Errors
 /// As the serializer's.
-pub fn tuning(id: &Identity, tuning: Tuning) -> Result<ConfigMap, Error> {
-    let mut metadata = metadata(id, id.tuning_name());
-    metadata.annotations =
-        Some(BTreeMap::from([(labels::REVISION.to_owned(), tuning.revision.to_string())]));
+pub fn tuning(v: &Validated, tuning: Tuning) -> Result<ConfigMap, Error> {
+    let revision = BTreeMap::from([(labels::REVISION.to_owned(), tuning.revision.to_string())]);
     Ok(ConfigMap {
-        metadata,
+        metadata: metadata(v, v.id.tuning_name(), revision),
         data: Some(BTreeMap::from([(tuning::FILE_NAME.to_owned(), tuning.to_yaml()?)])),
         ..ConfigMap::default()
     })

@@ -18,7 +18,7 @@ use sluice_crds::{
     labels,
 };
 
-use super::{Error, all_labels, metadata, security};
+use super::{Error, labels_over, metadata, over, security};
 use crate::{
     hash::hash,
     pass::validate::{OWN_VOLUMES, Validated},
@@ -27,7 +27,7 @@ use crate::{
 /// The Deployment. `config_hash` rolls its pods when it changes.
 pub fn deployment(v: &Validated, config_hash: &str) -> Result<Deployment, Error> {
     Ok(Deployment {
-        metadata: metadata(&v.id, v.id.deployment_name().to_owned()),
+        metadata: metadata(v, v.id.deployment_name().to_owned(), BTreeMap::new()),
         spec: Some(DeploymentSpec {
             selector: LabelSelector {
                 match_labels: Some(v.id.selector_labels()),
@@ -50,27 +50,20 @@ pub fn deployment(v: &Validated, config_hash: &str) -> Result<Deployment, Error>
 }
 
 fn template(v: &Validated, config_hash: &str) -> Result<core::PodTemplateSpec, Error> {
-    let labels = over(&v.pod.labels, all_labels(&v.id));
+    let labels = labels_over(v, &v.pod.labels);
+    let annotations = over(&v.inherited.annotations, v.pod.annotations.clone());
     let spec = pod(v, config_hash);
     let mut ours = BTreeMap::from([(labels::CONFIG_HASH.to_owned(), config_hash.to_owned())]);
-    let hash = hash(&(&labels, &v.pod.annotations, &ours, &spec))?;
+    let hash = hash(&(&labels, &annotations, &ours, &spec))?;
     ours.insert(labels::TEMPLATE_HASH.to_owned(), hash);
     Ok(core::PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(labels),
-            annotations: Some(over(&v.pod.annotations, ours)),
+            annotations: Some(over(&annotations, ours)),
             ..ObjectMeta::default()
         }),
         spec: Some(spec),
     })
-}
-
-/// A user's entries, with ours over them.
-fn over(
-    theirs: &BTreeMap<String, String>,
-    ours: BTreeMap<String, String>,
-) -> BTreeMap<String, String> {
-    theirs.iter().map(|(k, v)| (k.clone(), v.clone())).chain(ours).collect()
 }
 
 fn pod(v: &Validated, config_hash: &str) -> core::PodSpec {

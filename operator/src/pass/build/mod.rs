@@ -18,7 +18,7 @@ use sluice_crds::{
 };
 
 pub use crate::cluster::apply::Objects as Children;
-use crate::{hash::hash, identity::Identity, pass::validate::Validated};
+use crate::{hash::hash, pass::validate::Validated};
 
 /// Why objects could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -42,28 +42,42 @@ pub fn children(v: &Validated, protocol: GroupProtocol, tuning: Tuning) -> Resul
     let config = config_maps::consumer_config(v, protocol);
     let meaning = config_maps::meaning(&config)?;
     let mut children = Children {
-        config: config_maps::config(&v.id, &config, &meaning)?,
-        tuning: config_maps::tuning(&v.id, tuning)?,
+        config: config_maps::config(v, &config, &meaning)?,
+        tuning: config_maps::tuning(v, tuning)?,
         deployment: deployment::deployment(v, &meaning)?,
     };
-    seal(&mut children.config.metadata.annotations, &children.config.data)?;
-    seal(&mut children.tuning.metadata.annotations, &children.tuning.data)?;
-    seal(&mut children.deployment.metadata.annotations, &children.deployment.spec)?;
+    seal(&mut children.config.metadata, &children.config.data)?;
+    seal(&mut children.tuning.metadata, &children.tuning.data)?;
+    seal(&mut children.deployment.metadata, &children.deployment.spec)?;
     Ok(children)
 }
 
-fn all_labels(id: &Identity) -> BTreeMap<String, String> {
-    let mut all = id.selector_labels();
+/// Labels of the object or template whose own further labels these are: ours win.
+fn labels_over(v: &Validated, further: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut all = over(&v.inherited.labels, further.clone());
+    all.extend(v.id.selector_labels());
     all.insert(labels::MANAGED_BY.to_owned(), labels::MANAGED_BY_VALUE.to_owned());
-    all.insert(labels::CONSUMER.to_owned(), id.name.clone());
+    all.insert(labels::CONSUMER.to_owned(), v.id.name.clone());
     all
 }
 
-fn metadata(id: &Identity, name: String) -> ObjectMeta {
+/// Entries, with others over them.
+fn over(
+    entries: &BTreeMap<String, String>,
+    others: BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    entries.iter().map(|(k, v)| (k.clone(), v.clone())).chain(others).collect()
+}
+
+/// Metadata of an object, with these annotations of ours.
+fn metadata(v: &Validated, name: String, ours: BTreeMap<String, String>) -> ObjectMeta {
+    let id = &v.id;
+    let annotations = over(&v.inherited.annotations, ours);
     ObjectMeta {
         name: Some(name),
         namespace: Some(id.namespace.clone()),
-        labels: Some(all_labels(id)),
+        labels: Some(labels_over(v, &BTreeMap::new())),
+        annotations: (!annotations.is_empty()).then_some(annotations),
         owner_references: Some(vec![OwnerReference {
             api_version: "sluice.dev/v1alpha1".to_owned(),
             kind: "KafkaConsumer".to_owned(),
@@ -76,12 +90,9 @@ fn metadata(id: &Identity, name: String) -> ObjectMeta {
     }
 }
 
-fn seal<T: Serialize>(
-    annotations: &mut Option<BTreeMap<String, String>>,
-    content: &T,
-) -> Result<(), Error> {
-    let hash = hash(&(&annotations, content))?;
-    annotations.get_or_insert_default().insert(DESIRED_HASH.to_owned(), hash);
+fn seal<T: Serialize>(metadata: &mut ObjectMeta, content: &T) -> Result<(), Error> {
+    let hash = hash(&(&metadata.labels, &metadata.annotations, content))?;
+    metadata.annotations.get_or_insert_default().insert(DESIRED_HASH.to_owned(), hash);
     Ok(())
 }
 
@@ -212,7 +223,7 @@ mod tests {
             imagePullPolicy: Never
             args: [--x]
             env: [{ name: A, value: b }]
-            labels: { team: shop, app.kubernetes.io/instance: evil }
+            labels: { team: shop }
             annotations: { a: b }
             nodeSelector: { disk: ssd }
             tolerations: [{ key: t, operator: Exists }]
@@ -245,6 +256,35 @@ mod tests {
         assert_eq!(pod.node_selector.unwrap()["disk"], "ssd");
         assert_eq!(pod.tolerations.unwrap().len(), 1);
         assert_eq!(pod.volumes.unwrap().len(), 3);
+    }
+
+    #[test]
+    fn what_all_objects_inherit_gets_to_each_of_them_and_a_change_of_it_is_written() {
+        let inherited =
+            "{ labels: { team: shop, cost: a }, annotations: { example.org/owner: x } }";
+        let further = "{ labels: { cost: b }, annotations: { example.org/owner: y } }";
+        let plain = built(&[]);
+        let children = built(&[("spec/inheritedMetadata", inherited), ("spec/pod", further)]);
+        let (config, tuning) = (&children.config.metadata, &children.tuning.metadata);
+        let deployment = &children.deployment.metadata;
+        let template = children.deployment.spec.clone().unwrap().template.metadata.unwrap();
+        for (meta, cost, owner) in [
+            (config, "a", "x"),
+            (tuning, "a", "x"),
+            (deployment, "a", "x"),
+            // What the pods alone have is laid over it.
+            (&template, "b", "y"),
+        ] {
+            let labels = meta.labels.as_ref().unwrap();
+            assert_eq!((&*labels["team"], &*labels["cost"]), ("shop", cost));
+            assert_eq!(labels[labels::CONSUMER], "orders");
+            assert_eq!(meta.annotations.as_ref().unwrap()["example.org/owner"], owner);
+        }
+        let sealed = |meta: &ObjectMeta| meta.annotations.as_ref().unwrap()[DESIRED_HASH].clone();
+        assert_ne!(sealed(config), sealed(&plain.config.metadata));
+        assert_ne!(sealed(tuning), sealed(&plain.tuning.metadata));
+        assert_ne!(sealed(deployment), sealed(&plain.deployment.metadata));
+        assert_eq!(children.config.data, plain.config.data, "no other configuration");
     }
 
     #[test]
