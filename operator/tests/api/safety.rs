@@ -334,7 +334,7 @@ async fn no_fault_leaves_a_consumer_that_follows_its_lag_with_fewer_pods_than_it
         let mut load = Load::of("orders", 80.0, 0.0, seed);
         kafka.set_of(&load.group(), |own| *own = crate::kafka::reading(PARTITIONS));
         server.put("kafkaconsumers", follower("orders"));
-        let mut seconds = async |load: &mut Load, known: bool, count: u64| {
+        let seconds = async |load: &mut Load, known: bool, count: u64| {
             for _ in 0..count {
                 if known {
                     load.second(&kafka, &server);

@@ -13,12 +13,17 @@ mod partitions;
 mod refusals;
 mod scaling;
 
-use std::{env, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    env,
+    process::ExitCode,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use sluice_e2e::World;
 use sluice_lab::{Lab, prerequisites, progress::Progress};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, task::JoinHandle};
 
 /// No test takes longer: a wait that was forgotten ends here.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -50,6 +55,7 @@ const TESTS: &[Test] = tests![
     handlers::records_of_every_shape_arrive_as_they_are,
     handlers::a_receiver_that_fails_hangs_or_is_away_costs_no_record,
     handlers::a_receiver_may_be_away_for_two_minutes,
+    others::what_others_do_to_its_objects_costs_no_pod,
     handlers::a_custom_handler_runs,
     scaling::a_spike_is_followed_up_and_down,
     scaling::pods_go_to_zero_and_wake,
@@ -62,20 +68,25 @@ const TESTS: &[Test] = tests![
     failures::kafka_may_stop_and_start,
     failures::the_api_server_may_restart,
     failures::the_operator_may_restart_in_mid_scale,
-    others::what_others_do_to_its_objects_costs_no_pod,
     others::an_older_definition_is_told_and_slows_nothing,
     install::an_operator_of_some_namespaces_keeps_to_them,
     deletion::a_deleted_consumer_leaves_only_its_offsets,
     deletion::an_uninstalled_operator_leaves_the_consumers_running,
 ];
 
+/// Two that wait most of their time, and run side by side: the second begins with the first.
+const BESIDE: (&str, &str) = (
+    "handlers::a_receiver_may_be_away_for_two_minutes",
+    "others::what_others_do_to_its_objects_costs_no_pod",
+);
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // One after the other: they share two cores and one broker, and some stop it.
+    // One after the other (but for BESIDE): they share two cores and one broker, and some stop it.
     arguments.test_threads = Some(1);
+    let (filter, exact) = (arguments.filter.clone(), arguments.exact);
     let wanted = |name: &str| {
-        let filter = arguments.filter.as_deref();
-        filter.is_none_or(|f| if arguments.exact { name == f } else { name.contains(f) })
+        filter.as_deref().is_none_or(|f| if exact { name == f } else { name.contains(f) })
     };
     if arguments.list || !TESTS.iter().any(|(name, _)| wanted(name)) {
         let trials = TESTS.iter().map(|(name, _)| Trial::test(*name, || Ok(()))).collect();
@@ -87,7 +98,7 @@ fn main() -> ExitCode {
     match World::start(&mut Progress::default()) {
         Ok((lab, runtime)) => {
             end_on_signals(runtime.handle());
-            let code = run(&arguments, lab, runtime.handle());
+            let code = run(&arguments, lab, runtime.handle(), wanted(BESIDE.1));
             take_down();
             code
         }
@@ -99,7 +110,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments, lab: Lab, runtime: &Handle) -> ExitCode {
+fn run(arguments: &Arguments, lab: Lab, runtime: &Handle, beside: bool) -> ExitCode {
     let world = match runtime.block_on(World::new(lab)) {
         Ok(world) => Arc::new(world),
         Err(error) => {
@@ -107,27 +118,46 @@ fn run(arguments: &Arguments, lab: Lab, runtime: &Handle) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let early: Early = Arc::default();
+    let second = TESTS.iter().find(|(name, _)| beside && *name == BESIDE.1);
     let trials = TESTS
         .iter()
         .map(|&(name, test)| {
-            let (world, runtime) = (world.clone(), runtime.clone());
-            Trial::test(name, move || play(&runtime, &world, test))
+            let (world, runtime, early) = (world.clone(), runtime.clone(), early.clone());
+            Trial::test(name, move || {
+                if let Some((_, second)) = second.filter(|_| name == BESIDE.0) {
+                    *lock(&early) = Some(runtime.spawn(second(world.clone())));
+                }
+                let begun = (name == BESIDE.1).then(|| lock(&early).take()).flatten();
+                play(&runtime, &world, begun.unwrap_or_else(|| runtime.spawn(test(world.clone()))))
+            })
         })
         .collect();
     libtest_mimic::run(arguments, trials).exit_code()
 }
 
+/// The test that began before its turn.
+type Early = Arc<Mutex<Option<JoinHandle<anyhow::Result<()>>>>>;
+
+fn lock(early: &Early) -> MutexGuard<'_, Option<JoinHandle<anyhow::Result<()>>>> {
+    early.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn play(
     runtime: &Handle,
-    world: &Arc<World>,
-    test: fn(Arc<World>) -> futures::future::BoxFuture<'static, anyhow::Result<()>>,
+    world: &World,
+    test: JoinHandle<anyhow::Result<()>>,
 ) -> Result<(), Failed> {
     let outcome = runtime.block_on(async {
         let limit = LIMIT + others::hold();
-        match tokio::time::timeout(limit, tokio::spawn(test(world.clone()))).await {
+        let abort = test.abort_handle();
+        match tokio::time::timeout(limit, test).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(panicked)) => Err(anyhow::anyhow!("the test panicked: {panicked}")),
-            Err(_) => Err(anyhow::anyhow!("the test did not end within {limit:?}")),
+            Err(_) => {
+                abort.abort();
+                Err(anyhow::anyhow!("the test did not end within {limit:?}"))
+            }
         }
     });
     outcome.map_err(|error| {
