@@ -202,10 +202,7 @@ impl Writer<'_> {
         let taken = taken && (there != last || !owns_replicas(deployment));
         if taken {
             let owns = |entry: &ManagedFieldsEntry| {
-                entry
-                    .fields_v1
-                    .as_ref()
-                    .is_some_and(|f| f.0.pointer("/f:spec/f:replicas").is_some())
+                entry.fields_v1.as_ref().is_some_and(|f| f.0.pointer(REPLICAS).is_some())
             };
             let ours = [labels::FIELD_MANAGER_SCALER, labels::FIELD_MANAGER];
             let mark = there.unwrap_or_default().to_string();
@@ -382,13 +379,14 @@ fn written_at(fields: &[ManagedFieldsEntry]) -> Option<Timestamp> {
         .max()
 }
 
+/// The number of pods in the API server's record of who wrote which field.
+pub(super) const REPLICAS: &str = "/f:spec/f:replicas";
+
 /// Whether the number of pods has the scaler as its writer: else the next apply of the rest would reset it to 1.
 fn owns_replicas(deployment: &Deployment) -> bool {
     deployment
         .managed_fields()
         .iter()
         .filter(|entry| entry.manager.as_deref() == Some(labels::FIELD_MANAGER_SCALER))
-        .any(|entry| {
-            entry.fields_v1.as_ref().is_some_and(|f| f.0.pointer("/f:spec/f:replicas").is_some())
-        })
+        .any(|entry| entry.fields_v1.as_ref().is_some_and(|f| f.0.pointer(REPLICAS).is_some()))
 }

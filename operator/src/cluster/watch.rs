@@ -14,6 +14,7 @@ use k8s_openapi::{
         apps::v1::Deployment,
         core::v1::{ConfigMap, Pod},
     },
+    apimachinery::pkg::apis::meta::v1::FieldsV1,
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -25,9 +26,13 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use sluice_crds::{KafkaConsumer, labels};
 
-use super::watches::{Watch, Watches};
+use super::{
+    apply::REPLICAS,
+    watches::{Watch, Watches},
+};
 use crate::metrics::Metrics;
 
 /// A consumer as it is watched: one that cannot be read does not stop the others.
@@ -109,8 +114,8 @@ pub fn scope(
         requests(a, metrics, consumer_events.modify(strip).reflect(consumer_writer), |c| {
             Some(ObjectRef::from_obj(c))
         }),
-        requests(b, metrics, deployment_events.reflect(deployment_writer), owner),
-        requests(c, metrics, config_map_events.reflect(config_map_writer), owner),
+        requests(b, metrics, deployment_events.modify(trim).reflect(deployment_writer), owner),
+        requests(c, metrics, config_map_events.modify(trim).reflect(config_map_writer), owner),
         requests(d, metrics, pod_events.modify(slim).inspect(see), owner),
         woken.map(Request::of).boxed(),
     ]);
@@ -244,6 +249,16 @@ fn strip<K: Resource>(object: &mut K) {
     object.meta_mut().managed_fields = None;
 }
 
+/// Keeps of the API server's record of who wrote which field (most of an object's memory) who wrote
+/// when, and who wrote the number of pods: passes look at nothing else of it.
+fn trim<K: Resource>(object: &mut K) {
+    for entry in object.meta_mut().managed_fields.iter_mut().flatten() {
+        let has_replicas =
+            entry.fields_v1.as_ref().is_some_and(|f| f.0.pointer(REPLICAS).is_some());
+        entry.fields_v1 = has_replicas.then(|| FieldsV1(json!({ "f:spec": { "f:replicas": {} } })));
+    }
+}
+
 /// Keeps of a pod what passes look at.
 fn slim(pod: &mut Pod) {
     pod.metadata.managed_fields = None;
@@ -297,5 +312,37 @@ impl Pods {
 fn insert(index: &mut HashMap<ObjectRef<Guarded>, ByName>, pod: &Pod) {
     if let Some(owner) = owner(pod) {
         index.entry(owner).or_default().insert(pod.name_any(), Arc::new(pod.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_the_record_of_writers_the_writers_their_times_and_the_number_of_pods_are_kept() {
+        let time = "2026-11-28T01:02:03Z";
+        let mut deployment: Deployment = serde_json::from_value(json!({
+            "metadata": { "name": "orders", "managedFields": [
+                { "manager": "sluice.dev/operator", "operation": "Apply", "time": time,
+                  "fieldsV1": { "f:spec": { "f:template": { "f:spec": {} } } } },
+                { "manager": "sluice.dev/scaler", "operation": "Apply", "time": time,
+                  "fieldsV1": { "f:spec": { "f:replicas": {} } } },
+                { "manager": "autoscaler", "operation": "Update", "subresource": "scale",
+                  "fieldsV1": { "f:metadata": {}, "f:spec": { "f:replicas": {}, "f:x": {} } } },
+            ] },
+        }))
+        .unwrap();
+        trim(&mut deployment);
+        let replicas = json!({ "f:spec": { "f:replicas": {} } });
+        let expected = json!([
+            { "manager": "sluice.dev/operator", "operation": "Apply", "time": time },
+            { "manager": "sluice.dev/scaler", "operation": "Apply", "time": time,
+              "fieldsV1": replicas },
+            { "manager": "autoscaler", "operation": "Update", "subresource": "scale",
+              "fieldsV1": replicas },
+        ]);
+        let kept = deployment.metadata.managed_fields;
+        assert_eq!(serde_json::to_value(kept).unwrap(), expected);
     }
 }
