@@ -142,5 +142,6 @@ async fn a_setting_that_the_client_does_not_know_ends_the_pod_with_its_name() {
     config.kafka.properties.insert("no.such.setting".into(), "1".into());
     let mut member = Consumer::new(config).start(Arc::new(Recorder::new("a"))).unwrap();
     let error = member.ended().await.unwrap_err();
-    assert!(error.to_string().contains("no.such.setting"), "{error}");
+    let sentence = sluice_crds::error::sentence(&error);
+    assert!(sentence.contains("no.such.setting"), "{sentence}");
 }
