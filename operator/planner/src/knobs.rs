@@ -6,6 +6,7 @@ use sluice_crds::tuning::Knobs;
 
 use crate::{
     memory::{Memory, Trial},
+    plan::words::waiting,
     snapshot::Millis,
     spec::{Observed, Spec},
 };
@@ -40,9 +41,9 @@ impl Pressure {
     /// Why more is needed, in words.
     fn words(self) -> String {
         match self.backlog {
-            Some(backlog) if self.load <= self.limit => format!("{backlog:.0} records wait"),
+            Some(backlog) if self.load <= self.limit => waiting(backlog),
             _ => format!(
-                "the fullest pod has to handle {:.0} per second; its target is {:.0}",
+                "the fullest pod has to handle {:.0} records per second; its target is {:.0}",
                 self.load, self.limit
             ),
         }
@@ -96,7 +97,7 @@ pub(crate) fn next(
         return Next::change(observed.tuning.knobs, current, &why);
     }
     if let Some(back) = still_to_take_back(memory, current, observed.tuning.revision) {
-        return Next::change(current, back, "taken back: it gained nothing");
+        return Next::change(current, back, "lowered again: the higher concurrency gained nothing");
     }
     // After a restart the trial still tells when its knobs were decided on.
     let tried_at = memory.trial.filter(|t| t.revision == observed.tuning.revision).map(|t| t.at);
@@ -219,7 +220,7 @@ fn judge(
         memory.concurrency = Some(trial.from);
     }
     let why = format!(
-        "taken back: it gained nothing (a pod handles {now:.0} per second, {:.0} before)",
+        "lowered again: the higher concurrency gained nothing (a pod handles {now:.0} records per second, {:.0} before)",
         trial.capacity
     );
     Some((Knobs { concurrency: trial.from, ..current }, why))

@@ -2,7 +2,7 @@
 
 mod limit;
 pub mod rules;
-mod words;
+pub(crate) mod words;
 
 use sluice_crds::{kafkaconsumer::Ordering, tuning::Knobs};
 

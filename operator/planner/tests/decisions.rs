@@ -767,13 +767,13 @@ fn a_change_of_the_knobs_has_a_sentence_of_its_own() {
     let concurrency = Knobs { concurrency: 16, ..PINNED };
     assert_eq!(
         play(&mut free(concurrency), 500.0).unwrap(),
-        "concurrency 1 → 2: the fullest pod has to handle 600 per second; its target is 400"
+        "concurrency 1 → 2: the fullest pod has to handle 600 records per second; its target is 400"
     );
     let batches = Knobs { batch_size: 1_000, ..PINNED };
     assert_eq!(
         play(&mut free(batches), 500.0).unwrap(),
-        "batch size 500 → 600: batches go out full, and the fullest pod has to handle 600 per \
-         second; its target is 400"
+        "batch size 500 → 600: batches go out full, and the fullest pod has to handle 600 \
+         records per second; its target is 400"
     );
     let mut slow = free(PINNED);
     (slow.spec.lowest.batch_size, slow.spec.latency_target) = (1, Some(150.0));
@@ -787,8 +787,8 @@ fn a_change_of_the_knobs_has_a_sentence_of_its_own() {
     back.tune(Knobs { concurrency: 2, ..PINNED });
     assert_eq!(
         play(&mut back, 250.0).unwrap(),
-        "concurrency 2 → 1: taken back: it gained nothing (a pod handles 500 per second, 500 \
-         before)"
+        "concurrency 2 → 1: lowered again: the higher concurrency gained nothing (a pod \
+         handles 500 records per second, 500 before)"
     );
     let mut bounded = free(Knobs { batch_size: 200, ..PINNED });
     bounded.spec.lowest.batch_size = 10;
@@ -829,10 +829,10 @@ fn a_hot_partition_is_named() {
 fn a_sentence_says_of_which_span_its_rate_is() {
     let mut feed = Feed::of(12, 6);
     let steady = feed.seconds(70, 158, 0).message;
-    assert!(steady.starts_with("1896 per second arrive (mean of 10 s), "), "{steady}");
+    assert!(steady.starts_with("1896 records per second arrive (mean of 10 s), "), "{steady}");
     feed.second(300, 0);
     let jumped = feed.second(300, 0).message;
-    assert!(jumped.starts_with("3600 per second arrive (mean of 1 s), "), "{jumped}");
+    assert!(jumped.starts_with("3600 records per second arrive (mean of 1 s), "), "{jumped}");
     let first = Feed::of(12, 6).second(158, 0).message;
     assert!(first.starts_with("what arrives is not known yet"), "{first}");
 }

@@ -162,27 +162,35 @@ fn prepare<Start, Ring>(
     };
 }
 
+/// So many partitions, in words.
+fn partitions(count: usize) -> String {
+    if count == 1 { "1 partition".to_owned() } else { format!("{count} partitions") }
+}
+
 fn events(v: &Validated, commit: &Commit) -> Vec<Event> {
     let mut events = Vec::new();
     if commit.restored > 0 {
         let note = format!(
-            "the broker had expired the offsets of {} partitions; they are restored as they were kept",
-            commit.restored
+            "the broker had expired the offsets of {}; they are restored as they were kept",
+            partitions(commit.restored)
         );
         events.push(Event::warning("OffsetsRestored", "Start", note));
     }
     if commit.discarded > 0 {
         let note = format!(
-            "{} partitions begin anew ({:?}): their topic or cluster is another than when their offsets were kept",
-            commit.discarded, v.start_from
+            "{} start again at {:?}: the topic or the cluster is not the one that their offsets were kept for",
+            partitions(commit.discarded),
+            v.start_from
         );
         events.push(Event::warning("OffsetsDiscarded", "Start", note));
     }
     let fresh = commit.started - commit.discarded;
     if fresh > 0 {
         let note = format!(
-            "group {} begins at {:?} in {fresh} partitions",
-            v.kafka.group_id, v.start_from
+            "group {} begins at {:?} in {}",
+            v.kafka.group_id,
+            v.start_from,
+            partitions(fresh)
         );
         events.push(Event::normal("StartResolved", "Start", note));
     }

@@ -106,20 +106,18 @@ fn why(consumer: &Validated, planned: Option<&Planned>, replicas: Option<i32>) -
         Replicas::Fixed(asked)
             if asked > consumer.max_replicas && replicas == Some(consumer.max_replicas) =>
         {
-            let message = format!("spec.replicas asks for {}; {}", pods(asked), bound(consumer));
+            let message = format!("spec.replicas is {asked}; {}", bound(consumer));
             (reason::MANUAL.to_owned(), message)
         }
         Replicas::Fixed(asked) if replicas.is_some_and(|replicas| asked > replicas) => (
             reason::MANUAL.to_owned(),
             format!(
-                "spec.replicas asks for {}; {} run",
-                pods(asked),
-                pods(replicas.unwrap_or_default())
+                "spec.replicas is {asked}; {} run{}",
+                pods(replicas.unwrap_or_default()),
+                if replicas == Some(1) { "s" } else { "" }
             ),
         ),
-        Replicas::Fixed(asked) => {
-            (reason::MANUAL.to_owned(), format!("spec.replicas asks for {}", pods(asked)))
-        }
+        Replicas::Fixed(asked) => (reason::MANUAL.to_owned(), format!("spec.replicas is {asked}")),
         Replicas::Suspended => (reason::SUSPENDED.to_owned(), "spec.suspend is true".to_owned()),
     }
 }

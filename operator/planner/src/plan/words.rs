@@ -18,6 +18,14 @@ pub(super) fn slow_readings(readings: &Readings) -> String {
     }
 }
 
+/// So many records wait, in words.
+pub(crate) fn waiting(records: f64) -> String {
+    match format!("{records:.0}").as_str() {
+        "1" => "1 record waits".to_owned(),
+        count => format!("{count} records wait"),
+    }
+}
+
 impl Situation<'_> {
     pub(super) fn sentence(&self, reason: Reason, replicas: u32, numbers: &Numbers) -> String {
         let (desired, seen) = (self.observed.desired, self.seen);
@@ -29,15 +37,17 @@ impl Situation<'_> {
         let capacity = match numbers.capacity {
             Some(rate) => format!("a pod handles {rate:.0} per second"),
             None => format!(
-                "a pod is guessed at {:.0} per second and slot until it is measured",
+                "a pod is assumed to handle {:.0} records per second and slot until it is measured",
                 crate::capacity::FIRST_GUESS
             ),
         };
         let arrive = match seen.span {
-            Some(span) => format!("{:.0} per second arrive (mean of {span:.0} s)", seen.current),
+            Some(span) => {
+                format!("{:.0} records per second arrive (mean of {span:.0} s)", seen.current)
+            }
             None => "what arrives is not known yet".to_owned(),
         };
-        let wait = format!("{:.0} records wait{}", seen.backlog, self.most_of_them());
+        let wait = waiting(seen.backlog) + &self.most_of_them();
         match reason {
             Reason::LagUnknown => String::new(),
             Reason::Steady => {
@@ -79,9 +89,7 @@ impl Situation<'_> {
                 self.spec.scale_down_after
             ),
             Reason::Wake => {
-                let (records, wait) =
-                    if seen.lag == 1 { ("record", "waits") } else { ("records", "wait") };
-                format!("{} {records} {wait} and no pod runs: {}", seen.lag, pods(replicas))
+                format!("{} and no pod runs: {}", waiting(seen.lag as f64), pods(replicas))
             }
             Reason::KnobsFirst => {
                 format!("{arrive}, {capacity}: more concurrency is enough, without further pods")
@@ -104,7 +112,7 @@ impl Situation<'_> {
                 )
             }
             Reason::Bounds => {
-                format!("the bounds ask for {} on {of_partitions}", pods(replicas))
+                format!("the bounds require {} on {of_partitions}", pods(replicas))
             }
         }
     }

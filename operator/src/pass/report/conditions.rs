@@ -111,15 +111,18 @@ pub fn pods(
         return verdict;
     }
     let Some(deployment) = deployment else {
-        return Verdict::no(reason::PROGRESSING, "the Deployment is about to be made");
+        return Verdict::no(reason::PROGRESSING, "the Deployment is about to be created");
     };
     let status = deployment.status.clone().unwrap_or_default();
     let seen = status.observed_generation >= deployment.metadata.generation;
     let (exist, ready) = (status.replicas.unwrap_or(0), status.ready_replicas.unwrap_or(0));
     let updated = status.updated_replicas.unwrap_or(0);
     if !seen || exist != desired || ready != desired || updated != desired {
-        let rollout =
-            if updated < exist { format!(", {updated} of them new") } else { String::new() };
+        let rollout = if updated < exist {
+            format!("; {updated} of {exist} have the new template")
+        } else {
+            String::new()
+        };
         return Verdict::no(
             reason::PROGRESSING,
             format!("{ready} of {desired} pods ready{rollout}"),

@@ -173,16 +173,20 @@ fn scaling_limited(outcome: &Outcome) -> Verdict {
         return Verdict::pending("the number of partitions is not known yet");
     };
     match v.replicas {
-        Replicas::Suspended => Verdict::no(reason::SUSPENDED, "no pod is asked for"),
+        Replicas::Suspended => {
+            Verdict::no(reason::SUSPENDED, "no pod is desired: spec.suspend is true")
+        }
         Replicas::Fixed(pods) if v.at_most(pods, Some(partitions)) < pods.min(partitions) => {
             Verdict::yes(
                 reason::ADMINISTRATOR_BOUND,
-                format!("{pods} pods are asked for; {}", target::bound(v)),
+                format!("spec.replicas is {pods}; {}", target::bound(v)),
             )
         }
         Replicas::Fixed(pods) if pods > partitions => Verdict::yes(
             reason::PARTITIONS,
-            format!("{pods} pods are asked for, {partitions} run: there are no more partitions"),
+            format!(
+                "spec.replicas is {pods}, and there are {partitions} partitions: more pods would get no records"
+            ),
         ),
         Replicas::Fixed(_) => Verdict::no(reason::WITHIN_BOUNDS, "no bound is in the way"),
         Replicas::Planner | Replicas::AsTheyAre => match outcome.target.limited.clone() {
