@@ -75,13 +75,15 @@ fn child(args: &[&str]) -> Child {
     Command::new(own).args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
 }
 
-fn measure(count: usize) {
-    let count = count.to_string();
+fn measure(consumers: usize) {
+    let count = consumers.to_string();
     let mut world = child(&["world", &count]);
     let mut line = String::new();
     BufReader::new(world.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
     let (brokers, api) = line.trim().split_once(' ').expect("the world says where it is");
     let mut operator = child(&["operator", &count, brokers, api]);
+    settle(consumers, api);
+    operator.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
     for line in BufReader::new(operator.stdout.as_mut().unwrap()).lines() {
         println!("{}", line.unwrap());
     }
@@ -93,6 +95,30 @@ fn measure(count: usize) {
 
 fn name(number: usize) -> String {
     format!("consumer-{number:04}")
+}
+
+/// Waits until all consumers have settled.
+#[tokio::main(flavor = "current_thread")]
+async fn settle(count: usize, api: &str) {
+    let begin = Instant::now();
+    let client = Client::try_from(Config::new(api.parse().unwrap())).unwrap();
+    let consumers: kube::Api<sluice_crds::KafkaConsumer> = kube::Api::all(client);
+    loop {
+        let list = consumers.list(&kube::api::ListParams::default()).await.unwrap();
+        let settled =
+            list.iter().filter(|consumer| {
+                consumer.status.iter().flat_map(|status| &status.conditions).any(|condition| {
+                    condition.type_ == "ScalingActive" && condition.status == "True"
+                })
+            });
+        let settled = settled.count();
+        if settled == count {
+            break;
+        }
+        assert!(begin.elapsed() < SETTLED, "{settled} of {count} consumers have settled");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    println!("{count} consumers have settled after {:.0?}", begin.elapsed());
 }
 
 /// Brokers and API server, until the standard input ends.
@@ -192,26 +218,12 @@ async fn operator(count: usize, brokers: &str, api: &str) {
     let client = Client::try_from(Config::new(api.parse().unwrap())).unwrap();
     let readers = Readers::new(args.kafka_limits());
     let stop = CancellationToken::new();
-    let operating =
-        tokio::spawn(run::operate(args, client.clone(), Arc::new(readers), stop.clone()));
-    let begin = Instant::now();
-    loop {
-        let consumers: kube::Api<sluice_crds::KafkaConsumer> = kube::Api::all(client.clone());
-        let list = consumers.list(&kube::api::ListParams::default()).await.unwrap();
-        let settled =
-            list.iter().filter(|consumer| {
-                consumer.status.iter().flat_map(|status| &status.conditions).any(|condition| {
-                    condition.type_ == "ScalingActive" && condition.status == "True"
-                })
-            });
-        let settled = settled.count();
-        if settled == count {
-            break;
-        }
-        assert!(begin.elapsed() < SETTLED, "{settled} of {count} consumers have settled");
-        tokio::time::sleep(Duration::from_secs(2)).await;
-    }
-    println!("{count} consumers have settled after {:.0?}", begin.elapsed());
+    let operating = tokio::spawn(run::operate(args, client, Arc::new(readers), stop.clone()));
+    // What asks whether they have settled is not part of the operator: a line says it.
+    tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()))
+        .await
+        .unwrap()
+        .unwrap();
     // The last topic may have been found just now.
     let begin = Instant::now();
     tokio::time::sleep(Duration::from_secs(30)).await;
