@@ -198,10 +198,11 @@ impl Consumer {
     /// When the engine cannot start.
     pub fn start(self, handler: Arc<dyn Handler>) -> Result<Running, Error> {
         let status = Arc::new(EngineStatus::default());
+        let topics: Vec<&str> = self.config.kafka.topics.iter().map(|name| &**name).collect();
         tracing::info!(
             pod = self.pod,
             group = self.config.kafka.group_id,
-            topics = self.config.kafka.topics.iter().map(|name| &**name).collect::<Vec<_>>().join(","),
+            topics = topics.join(","),
             ordering = ?self.config.ordering,
             "starting"
         );

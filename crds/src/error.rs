@@ -2,8 +2,8 @@
 
 use std::error::Error;
 
-/// An error and its causes as one sentence, `what failed: why: why that`. Each cause is there once: some errors of
-/// libraries end with their cause, and have it as their source too.
+/// An error and its causes as one sentence, `what failed: why: why that`. Each cause is there once:
+/// some errors of libraries end with their cause, and have it as their source too.
 pub fn sentence(error: &dyn Error) -> String {
     let mut sentence = error.to_string();
     let mut source = error.source();

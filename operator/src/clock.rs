@@ -1,7 +1,10 @@
-//! The operator's clock for all that is compared: the age of a reading, the time since a write. It begins with the time of
-//! the world at the process's start and never steps, so that a clock that is set back makes no old reading look new.
+//! The operator's clock for all that is compared: the age of a reading, the time since a write. It
+//! begins with the system's time when the process starts and never steps, so that a clock that is
+//! set back makes no old reading look new. Times that people read (conditions, events) are the
+//! system's, [`jiff::Timestamp::now`].
 //!
-//! What is written down for people (conditions, events) has the time of the world, [`jiff::Timestamp::now`].
+//! The price: when the system's clock steps, the time stamps of records, which others wrote, are
+//! compared with a clock that is off by the step until the operator restarts.
 
 use std::sync::LazyLock;
 

@@ -325,8 +325,8 @@ impl State {
             Err(error) => {
                 self.tuning_broken = true;
                 if !before.2 {
-                    tracing::error!(error = %sentence(&error), batch_size = self.knobs.batch_size, concurrency = self.knobs.concurrency,
-                        revision = self.revision, "the tuning file is not taken; the knobs stay");
+                    tracing::error!(error = %sentence(&error), batch_size = self.knobs.batch_size,
+                        concurrency = self.knobs.concurrency, revision = self.revision, "the tuning file is not taken; the knobs stay");
                 }
             }
         }

@@ -57,15 +57,15 @@ pub struct KafkaConsumerStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity_per_pod: Option<f64>,
 
-    /// The desired batch size.
+    /// The batch size in place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_size: Option<i32>,
 
-    /// The desired concurrency.
+    /// The concurrency in place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<i32>,
 
-    /// The revision of the desired knobs.
+    /// The revision of the knobs in place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tuning_revision: Option<i64>,
 
@@ -170,7 +170,7 @@ pub struct PlannerMemory {
     pub last_scale: Option<Time>,
 }
 
-/// More concurrency, tried out: it is taken back if it gains nothing.
+/// More concurrency, tried out: it is lowered again if it gains nothing.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Trial {
@@ -221,7 +221,7 @@ pub struct ParkedOffsets {
 pub struct ParkedTopic {
     /// The topic.
     pub name: String,
-    /// Its id: a topic that was deleted and created again has another, and begins anew.
+    /// Its id: a topic that was deleted and created again has another, and its offsets are not used.
     pub id: String,
     /// The committed offset of partition 0, 1, 2 …; -1 where none was committed.
     pub offsets: Vec<i64>,

@@ -220,7 +220,8 @@ fn judge(
         memory.concurrency = Some(trial.from);
     }
     let why = format!(
-        "lowered again: the higher concurrency gained nothing (a pod handles {now:.0} records per second, {:.0} before)",
+        "lowered again: the higher concurrency gained nothing (a pod handles {now:.0} records per \
+         second, {:.0} before)",
         trial.capacity
     );
     Some((Knobs { concurrency: trial.from, ..current }, why))

@@ -1,6 +1,6 @@
-//! The static configurations of one consumer: a ConfigMap each, named after its meaning, created once and never
-//! changed. Pods of an older template keep theirs, so a bad setting reaches no good pod, and an older
-//! ReplicaSet can be returned to.
+//! The static configurations of one consumer: a ConfigMap each, named after its meaning. Its data is
+//! written once and never changed; its labels and annotations may be. Pods of an older template keep
+//! theirs, so a bad setting reaches no good pod, and an older ReplicaSet can be returned to.
 //!
 //! One that nothing names any more is deleted: some minutes after the template was last written, and only
 //! when the API server itself lists no ReplicaSet that names it. What a watch does not show proves nothing.
@@ -20,7 +20,7 @@ use sluice_crds::labels;
 use tokio::time::Instant;
 
 use crate::{
-    cluster::{children::is_owned, refusal::Error},
+    cluster::{children::is_owned, difference::desired_hash, refusal::Error},
     identity::Identity,
     metrics::Metrics,
 };
@@ -41,6 +41,9 @@ const SPREAD: Duration = Duration::from_secs(3_600);
 pub struct Known {
     /// The one that the API server said is there, and until when that is believed.
     there: Option<(String, Instant)>,
+    /// Name and hash of the one whose labels and annotations were written last: what others make of
+    /// them is left alone.
+    labelled: Option<(String, String)>,
     sweep: Sweep,
 }
 
@@ -78,16 +81,17 @@ pub struct Configs<'a> {
 }
 
 impl Configs<'_> {
-    /// Creates a configuration, unless it is there. It comes before the template that names it.
+    /// Creates a configuration, unless it is there, and gives it the labels and annotations that it
+    /// should have. It comes before the template that names it.
     ///
     /// # Errors
     /// When the API server does not take it, or the name is somebody else's.
     pub async fn ensure(&mut self, desired: &ConfigMap) -> Result<(), Error> {
         let name = desired.name_any();
         let seen = self.store.get(&ObjectRef::new(&name).within(&self.id.namespace));
-        if seen.is_some_and(|seen| is_owned(seen.as_ref(), self.id)) {
+        if let Some(seen) = seen.filter(|seen| is_owned(seen.as_ref(), self.id)) {
             self.known.there = None;
-            return Ok(());
+            return self.label(desired, &seen).await;
         }
         if let Some((there, until)) = &self.known.there
             && *there == name
@@ -110,6 +114,24 @@ impl Configs<'_> {
             }
         };
         self.known.there = Some((name, self.now + believed));
+        Ok(())
+    }
+
+    /// Writes labels and annotations, where others are desired than those that were written. The data
+    /// stays: it is immutable, and may say the same in other words.
+    async fn label(&mut self, desired: &ConfigMap, seen: &ConfigMap) -> Result<(), Error> {
+        let (name, hash) = (desired.name_any(), desired_hash(desired));
+        let mark = Some((name.clone(), hash));
+        if desired_hash(seen) == desired_hash(desired) || self.known.labelled == mark {
+            return Ok(());
+        }
+        let data = seen.data.clone();
+        let labelled = ConfigMap { data, ..desired.clone() };
+        let params = PatchParams::apply(labels::FIELD_MANAGER).force();
+        let answer = self.api::<ConfigMap>().patch(&name, &params, &Patch::Apply(&labelled)).await;
+        answer.map_err(|source| Error::Api { kind: "ConfigMap".to_owned(), name, source })?;
+        self.metrics.write("ConfigMap");
+        self.known.labelled = mark;
         Ok(())
     }
 

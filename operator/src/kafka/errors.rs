@@ -111,10 +111,11 @@ pub fn is_transport(failure: &Failure) -> bool {
 
 /// Nobody answers, as a condition says it.
 pub fn unreachable(addresses: &str, cause: Cause) -> ReadError {
-    ReadError {
-        reason: reason::UNREACHABLE,
-        message: format!("no broker of {addresses} answers: {cause}"),
-    }
+    let message = match cause {
+        Cause::TooLarge => format!("a broker of {addresses} cannot be read: {cause}"),
+        _ => format!("no broker of {addresses} answers: {cause}"),
+    };
+    ReadError { reason: reason::UNREACHABLE, message }
 }
 
 /// What a failure is called in a condition: a broker's own words, and librdkafka's, are in the operator's log alone.

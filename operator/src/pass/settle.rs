@@ -178,7 +178,8 @@ fn events(v: &Validated, commit: &Commit) -> Vec<Event> {
     }
     if commit.discarded > 0 {
         let note = format!(
-            "{} start again at {:?}: the topic or the cluster is not the one that their offsets were kept for",
+            "the offsets of {} are set to {:?}: the topic or the cluster is not the one that they \
+             were kept for",
             partitions(commit.discarded),
             v.start_from
         );

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{FakeKafka, Fault, Server, consumer, ready, start};
+use super::{FakeKafka, Fault, Server, at_rest, consumer, quiet, ready, start};
 
 /// The name of the configuration that the Deployment's template mounts.
 pub fn name(server: &Server) -> Option<String> {
@@ -88,4 +88,40 @@ async fn no_configuration_is_deleted_while_the_replica_sets_cannot_be_listed() {
     server.heal();
     tokio::time::sleep(Duration::from_secs(1_500)).await;
     assert!(server.get("configmaps", &unnamed).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn inherited_labels_reach_the_configuration_of_running_pods_and_its_data_stays() {
+    let (server, _kafka, _operator) = at_rest(2).await;
+    let config = name(&server).unwrap();
+    let before = server.get("configmaps", &config).unwrap();
+    let of_team = |team: &str| {
+        let mut changed = consumer("orders", 2);
+        changed["spec"]["inheritedMetadata"] = json!({ "labels": { "team": team } });
+        // Other first knobs stand in the file, and make no other configuration.
+        changed["spec"]["tuning"] = json!({ "batchSize": { "min": 80, "max": 90 } });
+        changed
+    };
+    server.put("kafkaconsumers", of_team("shop"));
+    let team = |server: &Server| {
+        server.get("configmaps", &config).unwrap()["metadata"]["labels"]["team"].clone()
+    };
+    server.until("the label", |s| (team(s) == "shop").then_some(())).await;
+    assert_eq!(server.get("configmaps", &config).unwrap()["data"], before["data"]);
+    quiet().await;
+    assert_eq!(name(&server).unwrap(), config);
+
+    // What a webhook makes of it is written against no second time.
+    server.take_calls();
+    server.edit("configmaps", &config, |object| {
+        object["metadata"]["annotations"]["sluice.dev/desired-hash"] = json!("another");
+    });
+    quiet().await;
+    assert!(server.take_calls().is_empty());
+    server.put("kafkaconsumers", of_team("mall"));
+    server.until("the new label", |s| (team(s) == "mall").then_some(())).await;
+    quiet().await;
+    let path = format!("/configmaps/{config}");
+    let writes = server.take_calls().into_iter().filter(|call| call.path.ends_with(&path));
+    assert_eq!(writes.filter(|call| call.method == "PATCH").count(), 1);
 }

@@ -43,7 +43,13 @@ impl Situation<'_> {
         };
         let arrive = match seen.span {
             Some(span) => {
-                format!("{:.0} records per second arrive (mean of {span:.0} s)", seen.current)
+                let rate = format!("{:.0}", seen.current);
+                let arrive = if rate == "1" {
+                    "1 record per second arrives".to_owned()
+                } else {
+                    format!("{rate} records per second arrive")
+                };
+                format!("{arrive} (mean of {span:.0} s)")
             }
             None => "what arrives is not known yet".to_owned(),
         };
@@ -67,14 +73,14 @@ impl Situation<'_> {
             ),
             Reason::Draining => {
                 let drain = if replicas == 1 { "drains" } else { "drain" };
-                format!("{wait}, {arrive}: {} {drain} them", pods(replicas))
+                format!("{wait}, {arrive}: {} {drain} the backlog", pods(replicas))
             }
             Reason::JumpSuspected => format!(
                 "the newest reading brought far more than those of the last ten seconds; the next \
                  one tells whether that lasts: {arrive}"
             ),
             Reason::WaitingToShrink => format!(
-                "{arrive}: fewer than {} are enough; they are removed when that has held for {:.0} s",
+                "{arrive}: less than {} is enough; pods are removed when that has held for {:.0} s",
                 pods(desired),
                 self.spec.scale_down_after
             ),
@@ -132,7 +138,10 @@ impl Situation<'_> {
         let backlogs = self.snapshot.partitions.iter().zip(&self.seen.backlogs);
         let most = backlogs.max_by(|(_, a), (_, b)| a.total_cmp(b));
         match most {
-            Some((partition, most)) if self.partitions > 1 && *most > self.seen.backlog / 2.0 => {
+            // Of a single record there is no part.
+            Some((partition, most))
+                if self.partitions > 1 && *most >= 1.5 && *most > self.seen.backlog / 2.0 =>
+            {
                 let TopicPartition { topic, partition } = &partition.id;
                 format!(", {most:.0} of them in {topic}-{partition}")
             }

@@ -46,13 +46,15 @@ pub fn children(v: &Validated, protocol: GroupProtocol, tuning: Tuning) -> Resul
         tuning: config_maps::tuning(v, tuning)?,
         deployment: deployment::deployment(v, &meaning)?,
     };
-    seal(&mut children.config.metadata, &children.config.data)?;
+    // Its data is sealed by its name, and the first knobs in it are not worth a write.
+    seal(&mut children.config.metadata, &meaning)?;
     seal(&mut children.tuning.metadata, &children.tuning.data)?;
     seal(&mut children.deployment.metadata, &children.deployment.spec)?;
     Ok(children)
 }
 
-/// Labels of the object or template whose own further labels these are: ours win.
+/// The labels of an object: those that all inherit, its own further ones over them, and the
+/// operator's over both.
 fn labels_over(v: &Validated, further: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let mut all = over(&v.inherited.labels, further.clone());
     all.extend(v.id.selector_labels());

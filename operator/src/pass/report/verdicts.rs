@@ -185,7 +185,8 @@ fn scaling_limited(outcome: &Outcome) -> Verdict {
         Replicas::Fixed(pods) if pods > partitions => Verdict::yes(
             reason::PARTITIONS,
             format!(
-                "spec.replicas is {pods}, and there are {partitions} partitions: more pods would get no records"
+                "spec.replicas is {pods}, more than the number of partitions ({partitions}): \
+                 further pods would get no records"
             ),
         ),
         Replicas::Fixed(_) => Verdict::no(reason::WITHIN_BOUNDS, "no bound is in the way"),
